@@ -1,0 +1,24 @@
+/* The inside of weir_boot, for the files that make it up. */
+#ifndef WI_BOOTSTRAP_BOOT_H
+#define WI_BOOTSTRAP_BOOT_H
+
+#include "bootstrap/client.h"
+#include "bootstrap/server.h"
+#include "bootstrap/store.h"
+
+struct weir_boot {
+    int rank;
+    int world;
+    int local_rank;
+    int servers;
+    uint64_t timeout_ns;
+    struct wi_attendants attendants;
+    struct wi_boot_server *server; /* rank 0 of several */
+    struct wi_client client;       /* several ranks */
+    struct wi_store alone;         /* one rank: what is below */
+    pthread_mutex_t alone_lock;
+    weir_status alone_failure;
+    char alone_text[WI_WIRE_TEXT_MAX + 1];
+};
+
+#endif

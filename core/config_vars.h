@@ -1,0 +1,47 @@
+/*
+ * Every WEIR_* variable, once: from this table come parsing, errors, `weir info --env` and the README's table.
+ *
+ * SIZE, DURATION (kept in ns), INT, POWER (an INT that is a power of two):
+ *     (field, NAME, fallback, default, min, max, help)
+ * CHOICE: (field, NAME, fallback, default, "a|b|c", help), kept as the index of the word
+ * TEXT: (field, NAME, fallback, default, help)
+ * A fallback is a variable that others set, read when ours is not set; NULL: none. Texts
+ * hold up to 255 bytes. Sorted by area, then name.
+ */
+
+/* Job */
+WI_CONFIG_TEXT(job_id, "WEIR_JOB_ID", NULL, "", "Name of the job; a process that comes with another one is turned away.")
+WI_CONFIG_INT(local_rank, "WEIR_LOCAL_RANK", "LOCAL_RANK", "-1", -1, 65535, "Number of this process on its host, from 0; -1: the rank.")
+WI_CONFIG_TEXT(master_addr, "WEIR_MASTER_ADDR", "MASTER_ADDR", "127.0.0.1", "Name or address (IPv4 or IPv6) of the host of rank 0.")
+WI_CONFIG_INT(master_port, "WEIR_MASTER_PORT", "MASTER_PORT", "29400", 1, 65535, "TCP port on which rank 0 serves the store.")
+WI_CONFIG_INT(rank, "WEIR_RANK", "RANK", "0", 0, 65535, "Number of this process in the job, from 0.")
+WI_CONFIG_INT(servers, "WEIR_SERVERS", NULL, "0", 0, 65535, "How many ranks, the last ones, are parameter servers.")
+WI_CONFIG_INT(world_size, "WEIR_WORLD_SIZE", "WORLD_SIZE", "1", 1, 65536, "How many processes the job has, servers included.")
+
+/* Errors and log */
+WI_CONFIG_CHOICE(log_level, "WEIR_LOG", NULL, "warn", "error|warn|info|debug|trace", "How much is logged.")
+WI_CONFIG_TEXT(log_file, "WEIR_LOG_FILE", NULL, "", "File to append the log to, %r in it becomes the rank; empty: standard error.")
+WI_CONFIG_DURATION(timeout_ns, "WEIR_TIMEOUT", NULL, "30s", "100ms", "1h", "Bound of every wait; a peer that is silent for so long is dead.")
+
+/* Transport */
+WI_CONFIG_TEXT(device, "WEIR_DEVICE", NULL, "", "RDMA device and port, e.g. mlx5_0:1; empty: the first active port.")
+WI_CONFIG_TEXT(interface, "WEIR_INTERFACE", NULL, "", "Network interface or numeric address to listen on; empty: the one that leads to rank 0.")
+WI_CONFIG_CHOICE(intranode, "WEIR_INTRANODE", NULL, "shm", "shm|off", "How peers of the same host are reached; off: like all others.")
+WI_CONFIG_SIZE(pool_slab, "WEIR_POOL_SLAB", NULL, "32M", "2M", "64G", "Bytes a pool grows by; registered at once.")
+WI_CONFIG_DURATION(spin_ns, "WEIR_SPIN", NULL, "50us", "0us", "10s", "How long a wait polls before it sleeps.")
+WI_CONFIG_CHOICE(transport, "WEIR_TRANSPORT", NULL, "auto", "auto|verbs|ucx|shm", "Network backend; auto: verbs where an RDMA port is active, else ucx.")
+WI_CONFIG_INT(verbs_depth, "WEIR_VERBS_DEPTH", NULL, "256", 16, 16384, "Operations that can be outstanding on one verbs endpoint.")
+WI_CONFIG_SIZE(verbs_inline, "WEIR_VERBS_INLINE", NULL, "220", "0", "1K", "Longest write sent inline; the device may allow less.")
+WI_CONFIG_INT(verbs_traffic_class, "WEIR_VERBS_TRAFFIC_CLASS", NULL, "-1", -1, 255, "Traffic class (RoCE: the packets' TOS byte) of verbs connections; -1: the system's.")
+
+/* Collectives */
+WI_CONFIG_SIZE(chunk, "WEIR_CHUNK", NULL, "256K", "4K", "1G", "Bytes of one pipeline step of a collective.")
+
+/* Parameter server */
+WI_CONFIG_SIZE(ps_ring, "WEIR_PS_RING", NULL, "4M", "64K", "4G", "Bytes of the request ring that a server keeps for each client.")
+WI_CONFIG_POWER(ps_shards, "WEIR_PS_SHARDS", NULL, "256", 1, 65536, "Virtual shards that a table is split into.")
+
+/* Set by scripts/softroce for the command it runs; the library does not use them. */
+WI_CONFIG_TEXT(softroce, "WEIR_SOFTROCE", NULL, "", "Set by scripts/softroce for its command: on what it runs, device, native or guest.")
+WI_CONFIG_TEXT(softroce_node0, "WEIR_SOFTROCE_NODE0", NULL, "", "Set by scripts/softroce for its command: address of the first RDMA device.")
+WI_CONFIG_TEXT(softroce_node1, "WEIR_SOFTROCE_NODE1", NULL, "", "Set by scripts/softroce for its command: address of the second RDMA device.")

@@ -1,0 +1,208 @@
+/* The command line of the benchmark; letters as perftest's users know them. */
+#include "perf.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char usage[] =
+    "Usage: weir_perf BENCHMARK [OPTIONS]          (starts its processes on this host)\n"
+    "       weir run -n 2 -- weir_perf BENCHMARK   (or any launcher that sets RANK and WORLD_SIZE)\n"
+    "\n"
+    "  -s, --size LIST       bytes: 8, 64K, a list 8,4K,1M or a range 8..4M in powers of two\n"
+    "  -a, --all             sizes 1 to 4M in powers of two\n"
+    "  -n, --iterations N    a size (default by size, 20 to 10000)\n"
+    "  -w, --warmup N        not counted (default a tenth)\n"
+    "  -q, --window N        operations in flight of put_bw and get_bw (default 128)\n"
+    "  -r, --ranks N         processes to start (default 2)\n"
+    "      --servers N       parameter servers to start besides (default 1 for ps)\n"
+    "  -o, --operation WORD  ps: push, pull, push_pull (default); allreduce: f32 (default), f64\n"
+    "      --ordinary        memory of malloc instead of the pool's\n"
+    "      --no-check        do not compare the data that arrives\n"
+    "      --json            results as JSON\n"
+    "  -h, --help            this text\n"
+    "\n"
+    "WEIR_TRANSPORT and WEIR_INTRANODE choose what is measured; `weir info --env` lists all variables.\n"
+    "\n"
+    "Benchmarks:\n";
+
+enum { OPT_SERVERS = 256, OPT_ORDINARY, OPT_NO_CHECK, OPT_JSON };
+
+static const struct option long_options[] = {
+    {"size", required_argument, NULL, 's'},
+    {"all", no_argument, NULL, 'a'},
+    {"iterations", required_argument, NULL, 'n'},
+    {"warmup", required_argument, NULL, 'w'},
+    {"window", required_argument, NULL, 'q'},
+    {"ranks", required_argument, NULL, 'r'},
+    {"servers", required_argument, NULL, OPT_SERVERS},
+    {"operation", required_argument, NULL, 'o'},
+    {"ordinary", no_argument, NULL, OPT_ORDINARY},
+    {"no-check", no_argument, NULL, OPT_NO_CHECK},
+    {"json", no_argument, NULL, OPT_JSON},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
+};
+
+static int bad(const char *option, const char *text, const char *mend)
+{
+    fprintf(stderr, "weir_perf: %s %s: %s\n", option, text, mend);
+    return 2;
+}
+
+static int parse_count(const char *option, const char *text, size_t low, size_t high, size_t *value)
+{
+    char *end;
+    unsigned long long number = strtoull(text, &end, 10);
+    if (*end || end == text || *text == '-' || number < low || number > high) {
+        fprintf(stderr, "weir_perf: %s %s: use a number from %zu to %zu\n", option, text, low, high);
+        return 2;
+    }
+    *value = (size_t)number;
+    return 0;
+}
+
+static int add_size(struct options *options, uint64_t size)
+{
+    if (options->size_count == SIZES_MAX)
+        return bad("-s", "", "at most 64 sizes");
+    if (size == 0 || size > (uint64_t)1 << 36)
+        return bad("-s", "", "sizes are from 1 to 64G");
+    options->sizes[options->size_count++] = (size_t)size;
+    return 0;
+}
+
+/* "A..B": powers of two times A. */
+static int add_range(struct options *options, const char *text, char *dots)
+{
+    uint64_t low, high;
+    *dots = '\0';
+    if (weir_parse_size(text, &low) != WEIR_OK || weir_parse_size(dots + 2, &high) != WEIR_OK || low == 0)
+        return bad("-s", text, "use e.g. 8..4M");
+    int result = 0;
+    for (; low <= high && result == 0; low *= 2)
+        result = add_size(options, low);
+    return result;
+}
+
+static int parse_sizes(struct options *options, char *text)
+{
+    char *rest = NULL;
+    options->size_count = 0;
+    for (char *part = strtok_r(text, ",", &rest); part; part = strtok_r(NULL, ",", &rest)) {
+        char *dots = strstr(part, "..");
+        uint64_t size;
+        int result;
+        if (dots)
+            result = add_range(options, part, dots);
+        else if (weir_parse_size(part, &size) != WEIR_OK)
+            return bad("-s", part, "not a size; use e.g. 64K");
+        else
+            result = add_size(options, size);
+        if (result != 0)
+            return result;
+    }
+    return 0;
+}
+
+static int parse_operation(struct options *options, const char *text)
+{
+    static const char *const ps[] = {"push", "pull", "push_pull", NULL}, *const types[] = {"f32", "f64", NULL};
+    bool is_ps = strcmp(options->benchmark->name, "ps") == 0;
+    bool takes_one = is_ps || strcmp(options->benchmark->name, "allreduce") == 0;
+    for (const char *const *word = is_ps ? ps : types; takes_one && *word; word++) {
+        if (strcmp(*word, text) == 0) {
+            options->operation = *word;
+            return 0;
+        }
+    }
+    return bad("-o", text,
+               is_ps       ? "use push, pull or push_pull"
+               : takes_one ? "use f32 or f64"
+                           : "this benchmark has none");
+}
+
+static int help(void)
+{
+    fputs(usage, stdout);
+    for (const struct benchmark *b = benchmarks; b->name; b++)
+        printf("  %-15s %s\n", b->name, b->help);
+    return 1;
+}
+
+static int parse_one(struct options *options, int option, char *text)
+{
+    size_t number = 0;
+    int result = 0;
+    switch (option) {
+    case 's':
+        return parse_sizes(options, text);
+    case 'a': {
+        char all[] = "1..4M";
+        return parse_sizes(options, all);
+    }
+    case 'n':
+        return parse_count("-n", text, 1, 100000000, &options->iterations);
+    case 'w':
+        return parse_count("-w", text, 1, 100000000, &options->warmup);
+    case 'q':
+        return parse_count("-q", text, 1, 100000, &options->window);
+    case 'r':
+        result = parse_count("-r", text, 1, 256, &number);
+        options->ranks = (int)number;
+        return result;
+    case OPT_SERVERS:
+        result = parse_count("--servers", text, 0, 256, &number);
+        options->servers = (int)number;
+        return result;
+    case 'o':
+        return parse_operation(options, text);
+    case OPT_ORDINARY:
+        options->ordinary = true;
+        return 0;
+    case OPT_NO_CHECK:
+        options->check = false;
+        return 0;
+    case OPT_JSON:
+        options->json = true;
+        return 0;
+    case 'h':
+        return help();
+    default:
+        fprintf(stderr, "weir_perf --help lists the options\n");
+        return 2;
+    }
+}
+
+static const struct benchmark *find_benchmark(const char *name)
+{
+    for (const struct benchmark *b = benchmarks; b->name; b++)
+        if (strcmp(b->name, name) == 0)
+            return b;
+    return NULL;
+}
+
+int options_parse(int argc, char **argv, struct options *options)
+{
+    *options = (struct options){.check = true, .window = 128};
+    if (argc < 2 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0)
+        return argc < 2 ? (help(), 2) : help();
+    options->benchmark = find_benchmark(argv[1]);
+    if (!options->benchmark)
+        return bad("there is no benchmark", argv[1], "weir_perf --help lists them");
+    options->ranks = options->benchmark->ranks;
+    options->servers = options->benchmark->servers;
+    const size_t *sizes = options->benchmark->default_sizes;
+    while (sizes[options->size_count] > 0) {
+        options->sizes[options->size_count] = sizes[options->size_count];
+        options->size_count++;
+    }
+    int option, result = 0;
+    optind = 2;
+    while (result == 0 && (option = getopt_long(argc, argv, "s:an:w:q:r:o:h", long_options, NULL)) != -1)
+        result = parse_one(options, option, optarg);
+    if (result == 0 && optind < argc)
+        return bad("unexpected", argv[optind], "weir_perf --help lists the options");
+    return result;
+}

@@ -1,0 +1,106 @@
+/* The benchmark: what its files share. Uses the public API alone, as any program would. */
+#ifndef WEIR_PERF_H
+#define WEIR_PERF_H
+
+#include <weir/weir.h>
+
+#include <stdbool.h>
+
+enum { SIZES_MAX = 64 };
+
+struct options {
+    const struct benchmark *benchmark;
+    size_t sizes[SIZES_MAX];
+    int size_count;
+    size_t iterations; /* 0: chosen by size */
+    size_t warmup;     /* 0: a tenth of the iterations */
+    size_t window;     /* operations in flight */
+    int ranks;         /* local processes to start when no launcher did */
+    int servers;
+    bool check;
+    bool json;
+    bool ordinary;         /* ordinary memory instead of the pool's */
+    const char *operation; /* ps: push, pull, push_pull; allreduce: f32, f64 */
+};
+
+/* One process of the benchmark. */
+struct process {
+    const struct options *options;
+    weir_boot *boot;
+    weir_ctx *ctx;
+    weir_pool *pool;
+    int rank, ranks;
+};
+
+/* The two ends of a point-to-point benchmark: rank i of the first half is paired with i of the second. */
+struct pair {
+    weir_ep *ep;
+    weir_rkey *rkey;
+    uint64_t remote;       /* the partner's buffer */
+    unsigned char *buffer; /* ours: first half is written to by the partner, second half is what we send */
+    unsigned char *source;
+    weir_mem *mem;
+    size_t room; /* bytes of each half */
+    uint32_t signal, partner_signal;
+    int partner;
+    bool first; /* the side that starts and measures */
+};
+
+/* What was measured at one size. Times are those of one operation; bandwidth counts payload bytes. */
+struct result {
+    size_t size, iterations;
+    double min_us, median_us, p99_us, gb_s;
+    double bus_gb_s; /* collectives: scaled to the load of the links; 0: not of this benchmark */
+};
+
+struct benchmark {
+    const char *name, *help;
+    size_t default_sizes[8]; /* ends with the first 0 after index 0 */
+    int ranks, servers;      /* when started by hand */
+    weir_status (*run)(struct process *process);
+};
+
+extern const struct benchmark benchmarks[]; /* ends with an entry without name */
+
+/* Parses the command line. 0: go on; 1: help was printed; 2: bad, told on standard error. */
+int options_parse(int argc, char **argv, struct options *options);
+
+/*
+ * Started by hand, without a launcher: forks `ranks + servers` local processes and waits for them, then returns their
+ * worst exit status in `*exit_status` with true. False: this is one of the processes, go on.
+ */
+bool launch_local(const struct options *options, int *exit_status);
+
+/* Samples are seconds of `per_sample` operations each; sorts them. */
+void result_from_samples(double *samples, size_t count, size_t per_sample, size_t size, struct result *result);
+
+/* Prints the heading, one line a result, and the end, as a table or as JSON. Call on one process only. */
+void report_begin(const struct process *process);
+void report_result(const struct process *process, const struct result *result);
+void report_end(const struct process *process);
+
+weir_status pair_init(struct pair *pair, struct process *process);
+void pair_fini(struct pair *pair, struct process *process);
+
+/*
+ * Returns when the partner has called it too. Makes progress meanwhile, unlike a wait in the bootstrap: the partner may
+ * need it to connect, to flush, and for what a transport emulates.
+ */
+weir_status pair_meet(struct pair *pair, struct process *process);
+
+/* How many iterations for a size. */
+size_t iterations_for(const struct options *options, size_t size);
+
+/* Tells on standard error and gives WEIR_ERR_PROTOCOL: the data that arrived is not what was sent. */
+weir_status check_failed(const struct process *process, size_t size, size_t at);
+
+double now_s(void);
+
+weir_status run_put_lat(struct process *process);
+weir_status run_put_signal_lat(struct process *process);
+weir_status run_put_bw(struct process *process);
+weir_status run_get_bw(struct process *process);
+weir_status run_allreduce(struct process *process);
+weir_status run_ps(struct process *process);
+
+#endif

@@ -1,0 +1,64 @@
+/* weir_perf: latency and bandwidth of Weir's operations. `weir_perf --help` tells how. */
+#include "perf.h"
+
+#include <stdio.h>
+
+const struct benchmark benchmarks[] = {
+    {"put_lat", "half round trip of puts into polled memory (as ib_write_lat)", {8, 4096, 65536}, 2, 0, run_put_lat},
+    {"put_bw", "bandwidth of puts (as ib_write_bw)", {4096, 65536, 1 << 20}, 2, 0, run_put_bw},
+    {"put_signal_lat", "half round trip of puts with a signal", {8, 4096, 65536}, 2, 0, run_put_signal_lat},
+    {"get_bw", "bandwidth of gets (as ib_read_bw)", {4096, 65536, 1 << 20}, 2, 0, run_get_bw},
+    {"allreduce", "ring all-reduce over all ranks", {8, 65536, 1 << 20, 64 << 20}, 2, 0, run_allreduce},
+    {"ps", "requests to the parameter server", {4, 65536, 4 << 20}, 1, 1, run_ps},
+    {0},
+};
+
+static weir_status start(struct process *process)
+{
+    weir_status status = weir_boot_create(NULL, &process->boot);
+    if (status != WEIR_OK)
+        return status;
+    process->rank = weir_boot_rank(process->boot);
+    process->ranks = weir_boot_size(process->boot);
+    weir_ctx_params params = {
+        .size = sizeof(params),
+        .id = (uint64_t)process->rank,
+        .bind_address = weir_boot_local_address(process->boot),
+    };
+    status = weir_ctx_create(&params, &process->ctx);
+    return status == WEIR_OK ? weir_pool_create(process->ctx, 0, &process->pool) : status;
+}
+
+static bool ranks_fit(const struct process *process)
+{
+    const struct benchmark *benchmark = process->options->benchmark;
+    bool pairs = benchmark->run != run_allreduce && benchmark->run != run_ps;
+    if (pairs && process->ranks % 2 != 0) {
+        fprintf(stderr, "weir_perf: %s needs an even number of ranks, not %d\n", benchmark->name, process->ranks);
+        return false;
+    }
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    struct options options;
+    int result = options_parse(argc, argv, &options);
+    if (result != 0)
+        return result == 1 ? 0 : result;
+    if (launch_local(&options, &result))
+        return result;
+    struct process process = {.options = &options};
+    weir_status status = start(&process);
+    if (status == WEIR_OK)
+        status = ranks_fit(&process) ? options.benchmark->run(&process) : WEIR_ERR_INVALID;
+    if (status != WEIR_OK) {
+        fprintf(stderr, "weir_perf: rank %d: %s: %s\n", process.rank, weir_status_string(status), weir_last_error());
+        if (process.boot)
+            weir_boot_fail(process.boot, status, weir_last_error()[0] ? weir_last_error() : "weir_perf gave up");
+    }
+    weir_pool_destroy(process.pool);
+    weir_ctx_destroy(process.ctx);
+    weir_boot_destroy(process.boot);
+    return status == WEIR_OK ? 0 : 1;
+}

@@ -1,0 +1,72 @@
+/* The table of keys: values are written once, waiters are told once. */
+#include "bootstrap/store.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static void many_keys_are_kept(void **state)
+{
+    struct wi_store store = {0};
+    struct wi_span value;
+    char key[32];
+    (void)state;
+    for (int i = 0; i < 5000; i++) {
+        snprintf(key, sizeof(key), "key %d", i);
+        assert_int_equal(wi_store_put(&store, wi_span_text(key), (struct wi_span){&i, sizeof(i)}), WEIR_OK);
+    }
+    for (int i = 0; i < 5000; i++) {
+        snprintf(key, sizeof(key), "key %d", i);
+        assert_true(wi_store_get(&store, wi_span_text(key), &value));
+        assert_int_equal(value.len, sizeof(i));
+        assert_memory_equal(value.data, &i, sizeof(i));
+    }
+    assert_false(wi_store_get(&store, wi_span_text("key 5000"), &value));
+    assert_int_equal(wi_store_put(&store, wi_span_text("key 7"), (struct wi_span){0}), WEIR_ERR_MISMATCH);
+    wi_store_fini(&store);
+    assert_false(wi_store_get(&store, wi_span_text("key 7"), &value));
+}
+
+static void waiters_are_told_in_order(void **state)
+{
+    struct wi_store store = {0};
+    struct wi_link first;
+    struct wi_link second;
+    struct wi_span value;
+    void *owner;
+    uint32_t request;
+    struct wi_span key = wi_span_text("key");
+    (void)state;
+    wi_link_init(&first);
+    wi_link_init(&second);
+    assert_int_equal(wi_store_wait(&store, key, &first, &first, 1), WEIR_OK);
+    assert_int_equal(wi_store_wait(&store, key, &second, &second, 2), WEIR_OK);
+    assert_int_equal(wi_store_wait(&store, key, &first, &first, 3), WEIR_OK);
+    assert_int_equal(wi_store_wait(&store, wi_span_text("other"), &first, &first, 4), WEIR_OK);
+    assert_false(wi_store_get(&store, key, &value)); /* waited for is not stored */
+    wi_store_forget(&second);
+    assert_int_equal(wi_store_put(&store, key, (struct wi_span){0}), WEIR_OK);
+    assert_true(wi_store_get(&store, key, &value));
+    assert_int_equal(value.len, 0);
+    for (uint32_t expected = 1; expected <= 3; expected += 2) {
+        assert_true(wi_store_next_waiter(&store, key, &owner, &request));
+        assert_ptr_equal(owner, &first);
+        assert_int_equal(request, expected);
+    }
+    assert_false(wi_store_next_waiter(&store, key, &owner, &request));
+    wi_store_fini(&store); /* with a waiter left */
+    assert_ptr_equal(first.next, &first);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(many_keys_are_kept),
+        cmocka_unit_test(waiters_are_told_in_order),
+    };
+    return cmocka_run_group_tests_name("bootstrap: store", tests, NULL, NULL);
+}

@@ -1,0 +1,28 @@
+#!/bin/sh
+# Two ranks on the two ends of a link that drops 1 % of the packets: the data is right all the same, and packets were
+# really sent again. Usage: lossy_wire.sh SOURCE BUILD
+set -eu
+source=$1 build=$2
+
+if [ "${3-}" = inside ]; then
+    export WEIR_TRANSPORT=verbs WEIR_INTRANODE=off
+    cat >/tmp/rank <<TXT
+case \$RANK in
+0) export WEIR_DEVICE=rxe0 WEIR_INTERFACE=$WEIR_SOFTROCE_NODE0 ;;
+1) export WEIR_DEVICE=rxe1 WEIR_INTERFACE=$WEIR_SOFTROCE_NODE1 ;;
+esac
+exec "\$@"
+TXT
+    sent_again() { cat /sys/class/infiniband/rxe*/ports/1/hw_counters/retry_*exceeded_err \
+        /sys/class/infiniband/rxe*/ports/1/hw_counters/completer_retry_err 2>/dev/null | awk '{ n += $1 } END { print n + 0 }'; }
+    "$build/tools/weir" run -n 2 -- sh /tmp/rank "$build/perf/weir_perf" put_bw -s 64K -n 300 -w 1
+    "$build/tools/weir" run -n 2 -- sh /tmp/rank "$build/perf/weir_perf" allreduce -s 8,64K -n 20 -w 1
+    tc -s qdisc show | grep dropped
+    dropped=$(tc -s qdisc show | sed -n 's/.*dropped \([0-9]*\).*/\1/p' | awk '{ n += $1 } END { print n + 0 }')
+    [ "$dropped" -gt 0 ] || { echo "no packet was lost: this test has shown nothing"; exit 1; }
+    echo "$dropped packets lost, counted as sent again: $(sent_again)"
+    exit 0
+fi
+
+why=$("$source/scripts/softroce" --guest --check 2>&1) || { echo "skipped: $why"; exit 77; }
+exec "$source/scripts/softroce" --guest --loss 1% --time-limit 300 sh "$0" "$source" "$build" inside

@@ -1,0 +1,172 @@
+/* What verbs interfaces tell each other, without a device: encodings that come back, damage that is seen, and the ring.
+ */
+#include "transport/verbs/wire.h"
+
+#include <arpa/inet.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static struct wi_verbs_address example(void)
+{
+    struct wi_verbs_address address = {.cookie = 0x1122334455667788, .count = 2};
+    address.ip[0].in4 = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(4711)};
+    address.ip[1].in6 = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(65535)};
+    inet_pton(AF_INET, "10.77.0.1", &address.ip[0].in4.sin_addr);
+    inet_pton(AF_INET6, "fd77::2", &address.ip[1].in6.sin6_addr);
+    return address;
+}
+
+static void test_address_comes_back(void **state)
+{
+    (void)state;
+    struct wi_verbs_address address = example(), back;
+    unsigned char buf[400];
+    size_t len = sizeof(buf);
+    char text[80];
+    assert_true(wi_verbs_address_encode(&address, buf, &len));
+    assert_true(wi_verbs_address_decode(buf, len, &back));
+    assert_int_equal(back.count, 2);
+    assert_true(back.cookie == address.cookie);
+    wi_verbs_address_print(&back.ip[0].any, text, sizeof(text));
+    assert_string_equal(text, "10.77.0.1 port 4711");
+    wi_verbs_address_print(&back.ip[1].any, text, sizeof(text));
+    assert_string_equal(text, "fd77::2 port 65535");
+}
+
+static void test_address_needs_room(void **state)
+{
+    (void)state;
+    struct wi_verbs_address address = example();
+    unsigned char buf[400];
+    size_t need = sizeof(buf);
+    assert_true(wi_verbs_address_encode(&address, buf, &need));
+    size_t len = need - 1;
+    assert_false(wi_verbs_address_encode(&address, buf, &len));
+    len = need;
+    assert_true(wi_verbs_address_encode(&address, buf, &len));
+    address.count = WI_VERBS_ADDRESS_MAX;
+    for (unsigned i = 0; i < address.count; i++)
+        address.ip[i] = address.ip[i % 2];
+    len = sizeof(buf);
+    assert_true(
+        wi_verbs_address_encode(&address, buf, &len)); /* the most there can be fits into what the seam allows */
+}
+
+/* Whatever a peer sends, decoding stays within the bytes that are there (run under a sanitizer) and gives no nonsense.
+ */
+static void test_damaged_addresses(void **state)
+{
+    (void)state;
+    struct wi_verbs_address address = example(), back;
+    unsigned char buf[400];
+    size_t len = sizeof(buf);
+    assert_true(wi_verbs_address_encode(&address, buf, &len));
+    for (size_t cut = 0; cut < len; cut++) {
+        unsigned char *exact = malloc(cut + 1);
+        memcpy(exact, buf, cut);
+        assert_false(wi_verbs_address_decode(exact, cut, &back));
+        free(exact);
+    }
+    assert_false(wi_verbs_address_decode(buf, len + 1, &back));
+    srand(1);
+    for (int round = 0; round < 20000; round++) {
+        unsigned char bad[sizeof(buf)];
+        memcpy(bad, buf, len);
+        for (int k = 0; k < 3; k++)
+            bad[(size_t)rand() % len] = (unsigned char)rand();
+        if (!wi_verbs_address_decode(bad, len, &back))
+            continue;
+        assert_in_range(back.count, 1, WI_VERBS_ADDRESS_MAX);
+        for (unsigned i = 0; i < back.count; i++)
+            assert_true(back.ip[i].any.sa_family == AF_INET || back.ip[i].any.sa_family == AF_INET6);
+    }
+    memset(buf, 0, 4);
+    assert_false(wi_verbs_address_decode(buf, len, &back));
+}
+
+static void test_private_data(void **state)
+{
+    (void)state;
+    unsigned char buf[56] = {0};
+    struct wi_verbs_hello hello;
+    wi_verbs_hello_encode(&(struct wi_verbs_hello){.id = 7, .cookie = ~0ull}, buf);
+    assert_true(wi_verbs_hello_decode(buf, sizeof(buf), &hello)); /* padded, as the connection manager does */
+    assert_true(hello.id == 7 && hello.cookie == ~0ull);
+    assert_false(wi_verbs_hello_decode(buf, WI_VERBS_HELLO_SIZE - 1, &hello));
+    buf[4]++; /* another version */
+    assert_false(wi_verbs_hello_decode(buf, sizeof(buf), &hello));
+
+    struct wi_verbs_welcome welcome;
+    wi_verbs_welcome_encode(&(struct wi_verbs_welcome){.id = 9, .ring_addr = 1ull << 47, .ring_rkey = 0xabcdef01}, buf);
+    assert_true(wi_verbs_welcome_decode(buf, sizeof(buf), &welcome));
+    assert_true(welcome.id == 9 && welcome.ring_addr == 1ull << 47 && welcome.ring_rkey == 0xabcdef01);
+    assert_false(wi_verbs_welcome_decode(buf, WI_VERBS_WELCOME_SIZE - 1, &welcome));
+    buf[28]++; /* another size of the ring */
+    assert_false(wi_verbs_welcome_decode(buf, sizeof(buf), &welcome));
+}
+
+/*
+ * A sender and a receiver that agree on lengths alone agree on positions; no entry overwrites one that was not taken,
+ * and none leaves the ring's memory.
+ */
+static void test_ring(void **state)
+{
+    (void)state;
+    enum { ROUNDS = 200000, QUEUE = WI_VERBS_RING_SIZE / WI_VERBS_RING_ALIGN + 1 };
+    static unsigned char owner[WI_VERBS_RING_BYTES]; /* of each byte: 0 free, 1 part of a message not taken */
+    static uint32_t lens[QUEUE];
+    uint64_t position = 0, taken = 0;
+    unsigned head = 0, tail = 0;
+    int full = 0, passed = 0;
+    memset(owner, 0, sizeof(owner));
+    srand(2);
+    for (int round = 0; round < ROUNDS; round++) {
+        uint32_t len = rand() % 3 ? (uint32_t)rand() % 64 : (uint32_t)rand() % (WEIR_MSG_MAX + 1);
+        if (rand() % 2 && wi_verbs_ring_fits(position, taken, len)) {
+            uint32_t at = wi_verbs_ring_offset(position);
+            assert_true(at >= WI_VERBS_RING_DATA && at % WI_VERBS_RING_ALIGN == 0);
+            assert_true(at + wi_verbs_ring_entry(len) <= sizeof(owner));
+            for (uint32_t i = 0; i < wi_verbs_ring_entry(len); i++) {
+                assert_int_equal(owner[at + i], 0);
+                owner[at + i] = 1;
+            }
+            position = wi_verbs_ring_next(position, len);
+            lens[head++ % QUEUE] = len;
+            passed++;
+        } else if (head != tail && rand() % 8) {
+            len = lens[tail++ % QUEUE];
+            memset(owner + wi_verbs_ring_offset(taken), 0, wi_verbs_ring_entry(len));
+            taken = wi_verbs_ring_next(taken, len);
+        } else {
+            full++;
+        }
+        assert_true((head == tail) == (position == taken));
+    }
+    assert_true(full > 100 && passed > 10000);
+}
+
+/* An empty ring takes the longest message wherever it stands. */
+static void test_ring_takes_the_longest(void **state)
+{
+    (void)state;
+    for (uint64_t position = 0; position < WI_VERBS_RING_SIZE; position += WI_VERBS_RING_ALIGN)
+        assert_true(wi_verbs_ring_fits(position, position, WEIR_MSG_MAX));
+    assert_false(wi_verbs_ring_fits(WI_VERBS_RING_SIZE, 0, 0));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_address_comes_back),
+        cmocka_unit_test(test_address_needs_room),
+        cmocka_unit_test(test_damaged_addresses),
+        cmocka_unit_test(test_private_data),
+        cmocka_unit_test(test_ring),
+        cmocka_unit_test(test_ring_takes_the_longest),
+    };
+    return cmocka_run_group_tests_name("verbs wire", tests, NULL, NULL);
+}

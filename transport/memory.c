@@ -1,0 +1,236 @@
+/* Registered regions: made known to all backends of the context, found again by address, exported to peers. */
+#include "core/error.h"
+#include "transport/blob.h"
+#include "transport/context.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Index of the first region whose address is above `addr`. */
+static size_t first_above(const struct weir_ctx *ctx, const void *addr)
+{
+    size_t low = 0, high = ctx->mem_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if ((uintptr_t)ctx->mems[middle]->desc.addr > (uintptr_t)addr)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+static bool holds(const struct weir_mem *mem, const void *addr, size_t len)
+{
+    uintptr_t offset = (uintptr_t)addr - (uintptr_t)mem->desc.addr;
+    return (uintptr_t)addr >= (uintptr_t)mem->desc.addr && offset <= mem->desc.len && len <= mem->desc.len - offset;
+}
+
+/* Regions may overlap, so an earlier, longer one may hold what the nearest does not. Nearly always the first hit. */
+struct weir_mem *wi_mem_lookup(struct weir_ctx *ctx, const void *addr, size_t len)
+{
+    for (size_t i = first_above(ctx, addr); i-- > 0;)
+        if (holds(ctx->mems[i], addr, len))
+            return ctx->mems[i];
+    return NULL;
+}
+
+static weir_status table_insert(struct weir_ctx *ctx, struct weir_mem *mem)
+{
+    if (ctx->mem_count == ctx->mem_room) {
+        size_t room = ctx->mem_room ? 2 * ctx->mem_room : 16;
+        struct weir_mem **mems = realloc(ctx->mems, room * sizeof(*mems));
+        if (!mems)
+            return wi_error(WEIR_ERR_NO_MEMORY, "registration: out of memory for the table of regions");
+        ctx->mems = mems;
+        ctx->mem_room = room;
+    }
+    size_t at = first_above(ctx, mem->desc.addr);
+    memmove(ctx->mems + at + 1, ctx->mems + at, (ctx->mem_count - at) * sizeof(*ctx->mems));
+    ctx->mems[at] = mem;
+    ctx->mem_count++;
+    return WEIR_OK;
+}
+
+static void table_remove(struct weir_ctx *ctx, const struct weir_mem *mem)
+{
+    for (size_t i = 0; i < ctx->mem_count; i++) {
+        if (ctx->mems[i] != mem)
+            continue;
+        ctx->mem_count--;
+        memmove(ctx->mems + i, ctx->mems + i + 1, (ctx->mem_count - i) * sizeof(*ctx->mems));
+        return;
+    }
+}
+
+static void deregister_all(struct weir_mem *mem)
+{
+    for (int i = 0; i < WI_IFACE_MAX; i++)
+        if (mem->mr[i])
+            mem->mr[i]->iface->ops->mem_deregister(mem->mr[i]);
+}
+
+weir_status wi_mem_add(struct weir_ctx *ctx, const struct wi_mem_desc *desc, bool pooled, struct weir_mem **out)
+{
+    struct weir_mem *mem = calloc(1, sizeof(*mem));
+    if (!mem)
+        return wi_error(WEIR_ERR_NO_MEMORY, "registration: out of memory");
+    mem->ctx = ctx;
+    mem->desc = *desc;
+    mem->desc.id = ctx->next_mem_id++;
+    mem->pooled = pooled;
+    weir_status status = WEIR_OK;
+    for (int i = 0; i < ctx->iface_count && status == WEIR_OK; i++) {
+        status = ctx->iface[i]->ops->mem_register(ctx->iface[i], &mem->desc, &mem->mr[i]);
+        if (status == WEIR_OK)
+            mem->mr[i]->iface = ctx->iface[i];
+        else
+            mem->mr[i] = NULL;
+    }
+    if (status == WEIR_OK)
+        status = table_insert(ctx, mem);
+    if (status != WEIR_OK) {
+        deregister_all(mem);
+        free(mem);
+        return status;
+    }
+    *out = mem;
+    return WEIR_OK;
+}
+
+void wi_mem_remove(struct weir_mem *mem)
+{
+    table_remove(mem->ctx, mem);
+    deregister_all(mem);
+    free(mem);
+}
+
+weir_status weir_mem_register(weir_ctx *ctx, void *addr, size_t len, weir_mem **mem)
+{
+    if (!ctx || !addr || !mem || len == 0)
+        return wi_error(WEIR_ERR_INVALID, "weir_mem_register: context, address, length and result must be given");
+    if ((uintptr_t)addr + len < (uintptr_t)addr)
+        return wi_error(WEIR_ERR_INVALID, "weir_mem_register: %zu bytes at %p pass the end of memory", len, addr);
+    struct wi_mem_desc desc = {.addr = addr, .len = len, .fd = -1};
+    wi_ctx_lock(ctx);
+    weir_status status = wi_mem_add(ctx, &desc, false, mem);
+    wi_ctx_unlock(ctx);
+    return status;
+}
+
+void weir_mem_deregister(weir_mem *mem)
+{
+    if (!mem || mem->pooled)
+        return;
+    struct weir_ctx *ctx = mem->ctx;
+    wi_ctx_lock(ctx);
+    wi_mem_remove(mem);
+    wi_ctx_unlock(ctx);
+}
+
+weir_status weir_mem_find(weir_ctx *ctx, const void *addr, size_t len, weir_mem **mem)
+{
+    wi_ctx_lock(ctx);
+    *mem = wi_mem_lookup(ctx, addr, len);
+    wi_ctx_unlock(ctx);
+    /* Not wi_error(): asking is no failure, and callers ask often. */
+    return *mem ? WEIR_OK : WEIR_ERR_KEY;
+}
+
+uint64_t weir_mem_id(const weir_mem *mem)
+{
+    return mem->desc.id;
+}
+
+void weir_mem_range(const weir_mem *mem, void **addr, size_t *len)
+{
+    if (addr)
+        *addr = mem->desc.addr;
+    if (len)
+        *len = mem->desc.len;
+}
+
+weir_status weir_mem_export(weir_mem *mem, const void *addr, size_t len, void *blob, size_t *blob_len)
+{
+    struct weir_ctx *ctx = mem->ctx;
+    if (!holds(mem, addr, len))
+        return wi_error(WEIR_ERR_RANGE, "export: %zu bytes at %p are not within the region of %zu bytes at %p", len,
+                        addr, mem->desc.len, mem->desc.addr);
+    struct wi_blob_writer writer;
+    const uint64_t field[WI_BLOB_FIELDS] = {(uintptr_t)addr, len, mem->desc.id};
+    weir_status status = WEIR_OK;
+    wi_ctx_lock(ctx);
+    wi_blob_begin(&writer, blob, *blob_len, WI_BLOB_KEY, field);
+    for (int i = 0; i < ctx->iface_count && status == WEIR_OK; i++) {
+        const struct wi_transport_ops *ops = ctx->iface[i]->ops;
+        size_t room;
+        void *section = wi_blob_section_room(&writer, &room);
+        if (!section)
+            break;
+        status = ops->mem_export(mem->mr[i], addr, len, section, &room);
+        if (status == WEIR_OK)
+            wi_blob_section_done(&writer, ops->wire_id, room);
+    }
+    wi_ctx_unlock(ctx);
+    if (status == WEIR_OK && wi_blob_end(&writer, blob_len) != WEIR_OK)
+        status = wi_error(WEIR_ERR_RANGE, "export: %zu bytes are too little room; give WEIR_RKEY_MAX", *blob_len);
+    return status;
+}
+
+weir_status weir_rkey_import(weir_ep *ep, const void *data, size_t data_len, weir_rkey **out)
+{
+    struct wi_blob blob;
+    const char *why;
+    if (wi_blob_read(data, data_len, WI_BLOB_KEY, &blob, &why) != WEIR_OK)
+        return wi_error(WEIR_ERR_KEY, "remote key of rank %llu: %s", (unsigned long long)ep->peer_id, why);
+    uint64_t addr = blob.field[0], len = blob.field[1];
+    size_t section_len;
+    const void *section = wi_blob_section(&blob, ep->ops->wire_id, &section_len);
+    if (!section || addr + len < addr)
+        return wi_error(WEIR_ERR_KEY, "remote key of rank %llu: %s", (unsigned long long)ep->peer_id,
+                        section ? "its range passes the end of memory" : "it does not serve this endpoint's transport");
+    wi_ctx_lock(ep->ctx);
+    weir_rkey *rkey = NULL;
+    weir_status status = ep->ops->rkey_import(ep, section, section_len, addr, len, &rkey);
+    wi_ctx_unlock(ep->ctx);
+    if (status != WEIR_OK)
+        return status;
+    rkey->ep = ep;
+    rkey->addr = addr;
+    rkey->len = len;
+    *out = rkey;
+    return WEIR_OK;
+}
+
+void weir_rkey_destroy(weir_rkey *rkey)
+{
+    if (!rkey)
+        return;
+    struct weir_ctx *ctx = rkey->ep->ctx;
+    wi_ctx_lock(ctx);
+    rkey->ep->ops->rkey_destroy(rkey);
+    wi_ctx_unlock(ctx);
+}
+
+void weir_rkey_range(const weir_rkey *rkey, uint64_t *addr, uint64_t *len)
+{
+    if (addr)
+        *addr = rkey->addr;
+    if (len)
+        *len = rkey->len;
+}
+
+weir_status weir_mem_map_peer(weir_rkey *rkey, uint64_t remote_addr, size_t len, void **ptr)
+{
+    struct weir_ep *ep = rkey->ep;
+    if (remote_addr < rkey->addr || remote_addr - rkey->addr > rkey->len ||
+        len > rkey->len - (remote_addr - rkey->addr))
+        return wi_error(WEIR_ERR_RANGE, "map: %zu bytes at 0x%llx are outside of the key of rank %llu", len,
+                        (unsigned long long)remote_addr, (unsigned long long)ep->peer_id);
+    if (!ep->ops->rkey_map)
+        return wi_error(WEIR_ERR_UNSUPPORTED, "map: memory of peers cannot be mapped over %s", ep->ops->name);
+    wi_ctx_lock(ep->ctx);
+    weir_status status = ep->ops->rkey_map(rkey, remote_addr, len, ptr);
+    wi_ctx_unlock(ep->ctx);
+    return status;
+}

@@ -1,0 +1,208 @@
+/*
+ * Operations: arguments and key ranges are checked here, once for all backends, then the backend posts. Where it has no
+ * room, or is still connecting, progress is made until it has, within WEIR_TIMEOUT.
+ */
+#include "core/clock.h"
+#include "core/error.h"
+#include "transport/context.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+/* One operation's arguments, for those that have to be tried again. */
+struct post {
+    const char *name; /* for errors */
+    void *local;
+    struct weir_mem *mem;
+    size_t len;
+    uint64_t remote_addr;
+    struct weir_rkey *rkey;
+    uint64_t value; /* signal number, or what is added */
+    weir_comp *comp;
+};
+
+typedef weir_status post_once_fn(struct weir_ep *ep, const struct post *post, struct wi_mr *mr);
+
+static inline struct wi_mr *local_mr(struct weir_ep *ep, const struct post *post)
+{
+    struct weir_mem *mem = post->mem;
+    if (!mem && post->len > 0)
+        mem = wi_mem_lookup(ep->ctx, post->local, post->len);
+    return mem ? mem->mr[wi_iface_index(ep->ctx, ep->iface)] : NULL;
+}
+
+enum { TURNS_ALONE = 64 }; /* of polling before other threads are let in */
+
+/* Lets time pass while a queue is full: first polling, then giving the core away. */
+static void let_pass(struct weir_ctx *ctx, unsigned turn)
+{
+    if (turn < TURNS_ALONE) {
+        wi_cpu_relax();
+        return;
+    }
+    wi_ctx_unlock(ctx); /* other threads may hold what we wait for */
+    if (turn < 4096)
+        sched_yield();
+    else
+        usleep(100);
+    wi_ctx_lock(ctx);
+}
+
+/* The rest of post() where the first try found no room: off the hot path. */
+static weir_status post_slowly(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+{
+    struct weir_ctx *ctx = ep->ctx;
+    uint64_t start_ns = wi_now_ns();
+    for (unsigned turn = 0;; turn++) {
+        unsigned events = wi_ctx_progress(ctx);
+        if (ep->status != WEIR_OK)
+            return weir_ep_status(ep);
+        if (ep->ready) {
+            weir_status status = once(ep, post, local_mr(ep, post));
+            if (status != WEIR_ERR_AGAIN)
+                return status;
+        }
+        if (events > 0 && turn > TURNS_ALONE)
+            turn = TURNS_ALONE;
+        if (wi_now_ns() - start_ns > ctx->timeout_ns)
+            break;
+        let_pass(ctx, turn);
+    }
+    unsigned long long peer = ep->peer_id;
+    double bound_s = (double)ctx->timeout_ns / 1e9;
+    if (!ep->ready) {
+        wi_ep_fail(ep, WEIR_ERR_PEER_UNREACHABLE, "%s to rank %llu: it did not accept the %s connection within %.1f s",
+                   post->name, peer, ep->ops->name, bound_s);
+        return weir_ep_status(ep);
+    }
+    return wi_error(WEIR_ERR_TIMEOUT, "%s to rank %llu: no room in the send queue for %.1f s; the peer takes nothing",
+                    post->name, peer, bound_s);
+}
+
+static inline weir_status post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+{
+    weir_status status = WEIR_ERR_AGAIN;
+    wi_ctx_lock(ep->ctx);
+    if (__builtin_expect(ep->status != WEIR_OK, 0))
+        status = weir_ep_status(ep);
+    else if (__builtin_expect(ep->ready, 1))
+        status = once(ep, post, local_mr(ep, post));
+    if (__builtin_expect(status == WEIR_ERR_AGAIN, 0))
+        status = post_slowly(ep, post, once);
+    wi_ctx_unlock(ep->ctx);
+    return status;
+}
+
+/* What is wrong with the arguments of an operation on memory. */
+static weir_status argument_error(const struct weir_ep *ep, const char *name, const void *local, uint64_t addr,
+                                  size_t len, const struct weir_rkey *rkey)
+{
+    unsigned long long peer = ep->peer_id;
+    if (!local && len > 0)
+        return wi_error(WEIR_ERR_INVALID, "%s to rank %llu: no local address given for %zu bytes", name, peer, len);
+    if (!rkey)
+        return wi_error(WEIR_ERR_INVALID, "%s to rank %llu: no remote key given", name, peer);
+    if (rkey->ep != ep)
+        return wi_error(WEIR_ERR_KEY, "%s to rank %llu: the key was imported for the endpoint to rank %llu", name, peer,
+                        (unsigned long long)rkey->ep->peer_id);
+    return wi_error(WEIR_ERR_RANGE,
+                    "%s to rank %llu: %zu bytes at 0x%llx are outside of the key's %llu bytes at 0x%llx", name, peer,
+                    len, (unsigned long long)addr, (unsigned long long)rkey->len, (unsigned long long)rkey->addr);
+}
+
+/* Is there local memory, and does the key belong to the endpoint and cover [addr, addr + len)? */
+static inline bool arguments_ok(const struct weir_ep *ep, const void *local, const struct weir_rkey *rkey,
+                                uint64_t addr, size_t len)
+{
+    return (local || len == 0) && rkey && rkey->ep == ep && addr >= rkey->addr && addr - rkey->addr <= rkey->len &&
+           len <= rkey->len - (addr - rkey->addr);
+}
+
+static inline weir_status put_once(struct weir_ep *ep, const struct post *p, struct wi_mr *mr)
+{
+    return ep->ops->put(ep, p->local, mr, p->len, p->remote_addr, p->rkey, p->comp);
+}
+
+static inline weir_status get_once(struct weir_ep *ep, const struct post *p, struct wi_mr *mr)
+{
+    return ep->ops->get(ep, p->local, mr, p->len, p->remote_addr, p->rkey, p->comp);
+}
+
+static inline weir_status put_signal_once(struct weir_ep *ep, const struct post *p, struct wi_mr *mr)
+{
+    return ep->ops->put_signal(ep, p->local, mr, p->len, p->remote_addr, p->rkey, (uint32_t)p->value, p->comp);
+}
+
+static inline weir_status fetch_add_once(struct weir_ep *ep, const struct post *p, struct wi_mr *mr)
+{
+    return ep->ops->fetch_add(ep, p->value, p->local, mr, p->remote_addr, p->rkey, p->comp);
+}
+
+static inline weir_status send_once(struct weir_ep *ep, const struct post *p, struct wi_mr *mr)
+{
+    (void)mr;
+    return ep->ops->send(ep, p->local, p->len);
+}
+
+static inline weir_status flush_once(struct weir_ep *ep, const struct post *p, struct wi_mr *mr)
+{
+    (void)mr;
+    return ep->ops->flush(ep, p->comp);
+}
+
+weir_status weir_put(weir_ep *ep, const void *local, weir_mem *mem, size_t len, uint64_t remote_addr, weir_rkey *rkey,
+                     weir_comp *comp)
+{
+    if (__builtin_expect(!arguments_ok(ep, local, rkey, remote_addr, len), 0))
+        return argument_error(ep, "put", local, remote_addr, len, rkey);
+    if (__builtin_expect(len == 0, 0))
+        return weir_ep_status(ep);
+    return post(ep, &(struct post){"put", (void *)(uintptr_t)local, mem, len, remote_addr, rkey, 0, comp}, put_once);
+}
+
+weir_status weir_get(weir_ep *ep, void *local, weir_mem *mem, size_t len, uint64_t remote_addr, weir_rkey *rkey,
+                     weir_comp *comp)
+{
+    if (__builtin_expect(!arguments_ok(ep, local, rkey, remote_addr, len), 0))
+        return argument_error(ep, "get", local, remote_addr, len, rkey);
+    if (__builtin_expect(len == 0, 0))
+        return weir_ep_status(ep);
+    return post(ep, &(struct post){"get", local, mem, len, remote_addr, rkey, 0, comp}, get_once);
+}
+
+weir_status weir_put_signal(weir_ep *ep, const void *local, weir_mem *mem, size_t len, uint64_t remote_addr,
+                            weir_rkey *rkey, uint32_t signal, weir_comp *comp)
+{
+    if (__builtin_expect(len > 0 && !arguments_ok(ep, local, rkey, remote_addr, len), 0))
+        return argument_error(ep, "put_signal", local, remote_addr, len, rkey);
+    return post(ep, &(struct post){"put_signal", (void *)(uintptr_t)local, mem, len, remote_addr, rkey, signal, comp},
+                put_signal_once);
+}
+
+weir_status weir_fetch_add(weir_ep *ep, uint64_t value, uint64_t *result, weir_mem *mem, uint64_t remote_addr,
+                           weir_rkey *rkey, weir_comp *comp)
+{
+    if (__builtin_expect(!arguments_ok(ep, result, rkey, remote_addr, sizeof(uint64_t)), 0))
+        return argument_error(ep, "fetch_add", result, remote_addr, sizeof(uint64_t), rkey);
+    if (remote_addr % 8 != 0 || (uintptr_t)result % 8 != 0)
+        return wi_error(WEIR_ERR_INVALID, "fetch_add to rank %llu: both addresses must be multiples of 8",
+                        (unsigned long long)ep->peer_id);
+    return post(ep, &(struct post){"fetch_add", result, mem, sizeof(uint64_t), remote_addr, rkey, value, comp},
+                fetch_add_once);
+}
+
+weir_status weir_send(weir_ep *ep, const void *data, size_t len)
+{
+    if (len > WEIR_MSG_MAX || (!data && len > 0))
+        return wi_error(WEIR_ERR_INVALID, "send to rank %llu: a message of %zu bytes; at most %u",
+                        (unsigned long long)ep->peer_id, len, WEIR_MSG_MAX);
+    struct post args = {.name = "send", .local = (void *)(uintptr_t)data, .len = len};
+    return post(ep, &args, send_once);
+}
+
+weir_status weir_flush(weir_ep *ep, weir_comp *comp)
+{
+    if (!comp)
+        return wi_error(WEIR_ERR_INVALID, "flush to rank %llu: it needs a completion", (unsigned long long)ep->peer_id);
+    return post(ep, &(struct post){.name = "flush", .comp = comp}, flush_once);
+}

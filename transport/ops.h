@@ -1,0 +1,185 @@
+/*
+ * The seam between the front (what users call) and the backends: one ops table a backend, and the structures that a
+ * backend extends by embedding them as the first member.
+ *
+ * A context has one interface (wi_iface) a backend in use: the network's and, for peers of the same host, shared
+ * memory's. The front checks arguments, key ranges and endpoint state, takes the context's lock under WEIR_CTX_MULTI, and
+ * calls exactly one op. So no op ever runs concurrently with another one of the same context, and backends have no locks.
+ */
+#ifndef WI_TRANSPORT_OPS_H
+#define WI_TRANSPORT_OPS_H
+
+#include <weir/transport.h>
+
+#include <stdbool.h>
+
+struct wi_transport_ops;
+
+/* ---- Structures that backends extend ----------------------------------------------------------------------------- */
+
+struct wi_iface_params {
+    uint64_t id;              /* the context's id, told to peers when connecting */
+    uint64_t host;            /* identifies host and namespace: peers with the same one can share memory */
+    const char *bind_address; /* numeric address, or NULL: backend's choice */
+    uint32_t signals;         /* size of the signal table */
+};
+
+/* A control message that arrived, owned by the interface's queue until the front has copied it out. */
+struct wi_msg {
+    struct wi_msg *next;
+    uint64_t peer_id;
+    uint32_t len;
+    unsigned char data[];
+};
+
+struct wi_iface {
+    const struct wi_transport_ops *ops;
+    struct wi_iface_params params;
+    uint64_t *signals;      /* params.signals counters, cleared, 64-byte aligned; made by the backend (it may need them in
+                               shared or registered memory). Read with acquire order by the front. */
+    bool wakes_on_signal;   /* false: a signal may arrive without an event on event_fd; the front then sleeps 1 ms at most */
+    char device[64];        /* for weir_ctx_query */
+};
+
+struct weir_ep {
+    struct weir_ctx *ctx;         /* set by the front */
+    struct wi_iface *iface;       /* set by the front before ops->ep_create's return */
+    const struct wi_transport_ops *ops;
+    weir_status status;           /* WEIR_OK, or what ended the endpoint: set by the backend through wi_ep_fail() */
+    bool ready;                   /* connected: set by the backend */
+    uint64_t peer_id;
+    uint64_t create_ns;           /* when it was made, for the bound on connecting */
+    char sentence[256];           /* why it ended */
+    struct weir_ep *prev, *next;  /* the context's list; the front's */
+};
+
+struct weir_rkey {
+    struct weir_ep *ep;
+    uint64_t addr; /* first byte covered, in the target's address space */
+    uint64_t len;
+};
+
+/* A backend's registration of a region; the backend embeds it in its own structure. */
+struct wi_mr {
+    struct wi_iface *iface;
+};
+
+/* What the front tells a backend about memory to register. */
+struct wi_mem_desc {
+    void *addr;
+    size_t len;
+    int fd;           /* memfd that holds it (pool slabs), or -1: ordinary memory of the user */
+    uint64_t fd_offset;
+    uint64_t id;      /* never used twice in a context */
+};
+
+/* ---- The ops table ----------------------------------------------------------------------------------------------- */
+
+/* Names of the backends in addresses and keys; never changed. */
+enum { WI_WIRE_SHM = 1, WI_WIRE_UCX = 2, WI_WIRE_VERBS = 3, WI_WIRE_SIM = 4 };
+
+struct wi_transport_ops {
+    const char *name;
+    unsigned char wire_id; /* WI_WIRE_* */
+
+    /* Could open() succeed here? Quick, without side effects; on failure the sentence is set. May block briefly. */
+    weir_status (*probe)(void);
+
+    /* Makes an interface that listens for peers. `*iface` is owned by the front, ended by close(). */
+    weir_status (*open)(const struct wi_iface_params *params, struct wi_iface **iface);
+
+    /* Frees it, with all still attached to it. All endpoints, keys and regions were ended before. Never blocks long. */
+    void (*close)(struct wi_iface *iface);
+
+    /* Writes this interface's part of the address; at most 400 bytes. `*len` is room on entry, length on return. */
+    weir_status (*address)(struct wi_iface *iface, void *buf, size_t *len);
+
+    /* -- memory -- */
+    weir_status (*mem_register)(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
+    void (*mem_deregister)(struct wi_mr *mr);
+
+    /* The backend's part of a key blob for [addr, addr+len) within the region, at most 300 bytes. The front adds the
+     * range and a checksum around it. */
+    weir_status (*mem_export)(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len);
+
+    /* The front has checked length, checksum and range fields and sets them in the key after return. Contents still
+     * come from outside: check them. */
+    weir_status (*rkey_import)(struct weir_ep *ep, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
+                               struct weir_rkey **rkey);
+    void (*rkey_destroy)(struct weir_rkey *rkey);
+
+    /* As weir_mem_map_peer(). NULL in the table means unsupported. */
+    weir_status (*rkey_map)(struct weir_rkey *rkey, uint64_t remote_addr, size_t len, void **ptr);
+
+    /* -- endpoints -- */
+
+    /* Starts connecting to an address part written by the same backend at the peer (untrusted bytes). Nonblocking. Sets
+     * ready at once, or later from progress(); failure later goes through wi_ep_fail(). */
+    weir_status (*ep_create)(struct wi_iface *iface, const void *address, size_t len, struct weir_ep **ep);
+    void (*ep_query)(const struct weir_ep *ep, weir_ep_attr *attr); /* fills the backend's facts; peer_id is the front's */
+
+    /* Ends all outstanding operations with WEIR_ERR_CANCELED (or their own error) and frees the endpoint. Bounded, short. */
+    void (*ep_close)(struct weir_ep *ep);
+
+    /* -- operations: the endpoint is ready and healthy, the range is checked, len > 0 except for put_signal.
+     * They return WEIR_ERR_AGAIN, with nothing posted, when the queue is full: the front makes progress and tries again.
+     * `mr` is the registration of the local memory or NULL where the front found none.
+     * A comp that is not NULL: wi_comp_start() when posted, wi_comp_end() once, from the op itself or from progress(). */
+    weir_status (*put)(struct weir_ep *ep, const void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
+                       struct weir_rkey *rkey, weir_comp *comp);
+    weir_status (*get)(struct weir_ep *ep, void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
+                       struct weir_rkey *rkey, weir_comp *comp);
+    weir_status (*put_signal)(struct weir_ep *ep, const void *local, struct wi_mr *mr, size_t len,
+                              uint64_t remote_addr, struct weir_rkey *rkey, uint32_t signal, weir_comp *comp);
+    weir_status (*fetch_add)(struct weir_ep *ep, uint64_t value, uint64_t *result, struct wi_mr *mr,
+                             uint64_t remote_addr, struct weir_rkey *rkey, weir_comp *comp);
+    weir_status (*send)(struct weir_ep *ep, const void *data, size_t len);
+    weir_status (*flush)(struct weir_ep *ep, weir_comp *comp);
+
+    /* -- progress -- */
+
+    /* Handles what has happened: completions, connections, arrivals, dead peers. Returns how many. Cheap when idle: no
+     * system call on most calls (slow checks at most every few ms, by wi_now_ns() or a counter). */
+    unsigned (*progress)(struct wi_iface *iface);
+
+    /* First message in arrival order, or NULL; stays at the front of the queue until msg_pop(). */
+    struct wi_msg *(*msg_peek)(struct wi_iface *iface);
+    void (*msg_pop)(struct wi_iface *iface);
+
+    /* -- sleeping -- */
+
+    /* Descriptor that becomes readable on an event after arm(); -1: none. */
+    int (*event_fd)(struct wi_iface *iface);
+    /* Prepares to sleep. WEIR_ERR_AGAIN: something is there already, call progress() instead of sleeping. */
+    weir_status (*arm)(struct wi_iface *iface);
+    /* After the sleep: clears what was readable. */
+    void (*disarm)(struct wi_iface *iface);
+};
+
+extern const struct wi_transport_ops wi_shm_ops;
+extern const struct wi_transport_ops wi_ucx_ops;   /* built with WEIR_WITH_UCX */
+extern const struct wi_transport_ops wi_verbs_ops; /* built with WEIR_WITH_VERBS */
+
+/* ---- Helpers for backends ---------------------------------------------------------------------------------------- */
+
+static inline void wi_comp_start(weir_comp *comp)
+{
+    if (comp)
+        __atomic_fetch_add(&comp->pending, 1, __ATOMIC_RELAXED);
+}
+
+static inline void wi_comp_end(weir_comp *comp, weir_status status)
+{
+    if (!comp)
+        return;
+    if (__builtin_expect(status != WEIR_OK, 0)) {
+        int32_t none = WEIR_OK;
+        __atomic_compare_exchange_n(&comp->status, &none, (int32_t)status, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    }
+    __atomic_fetch_sub(&comp->pending, 1, __ATOMIC_RELEASE);
+}
+
+/* Ends an endpoint: keeps the first status and sentence, logs it at info level. The caller fails what is outstanding. */
+void wi_ep_fail(struct weir_ep *ep, weir_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+#endif

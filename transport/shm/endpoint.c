@@ -1,0 +1,220 @@
+/* Endpoints: an initiator's side of a connection, with its ring and what is outstanding in it. */
+#include "core/clock.h"
+#include "core/error.h"
+#include "transport/shm/shm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+weir_status wi_shm_ep_create(struct wi_iface *iface, const void *address, size_t len, struct weir_ep **out)
+{
+    struct shm_iface *shm = (struct shm_iface *)iface;
+    struct shm_name name;
+    if (len != sizeof(name))
+        return wi_error(WEIR_ERR_PROTOCOL, "shm: an address of %zu bytes instead of %zu", len, sizeof(name));
+    memcpy(&name, address, sizeof(name));
+    if (name.pid <= 0 || name.fd < 0)
+        return wi_error(WEIR_ERR_PROTOCOL, "shm: the address names process %d, descriptor %d", name.pid, name.fd);
+    struct shm_ep *ep = calloc(1, sizeof(*ep));
+    if (!ep)
+        return wi_error(WEIR_ERR_NO_MEMORY, "shm: out of memory");
+    weir_status status = wi_shm_peer_get(shm, &name, &ep->peer);
+    if (status != WEIR_OK) {
+        free(ep);
+        return status;
+    }
+    ep->shm = shm;
+    ep->base.ready = true;
+    ep->next = shm->eps;
+    shm->eps = ep;
+    *out = &ep->base;
+    return WEIR_OK;
+}
+
+void wi_shm_ep_query(const struct weir_ep *ep, weir_ep_attr *attr)
+{
+    (void)ep;
+    attr->max_inline = SIZE_MAX;
+    attr->ordered_writes = 1;
+    attr->native_signal = 1;
+}
+
+static void end_all_pending(struct shm_ep *ep, weir_status status)
+{
+    while (ep->pending_count > 0) {
+        struct shm_pending *pending = &ep->pending[ep->pending_head++ % SHM_PENDING_MAX];
+        ep->pending_count--;
+        ep->shm->pending_total--;
+        wi_comp_end(pending->comp, status);
+    }
+}
+
+void wi_shm_ep_fail(struct shm_ep *ep, weir_status status, const char *sentence)
+{
+    wi_ep_fail(&ep->base, status, "%s", sentence);
+    end_all_pending(ep, status);
+}
+
+/* The target reads the ring to its end also after this; whoever needs it next looks whether it has. */
+static void leave_ring(struct shm_ep *ep)
+{
+    if (!ep->own_ring)
+        return;
+    uint32_t refused = SHM_CHANNEL_REFUSED;
+    bool unread = __atomic_compare_exchange_n(&ep->slot->state, &refused, SHM_CHANNEL_FREE, false, __ATOMIC_ACQ_REL,
+                                              __ATOMIC_RELAXED);
+    if (unread || ep->peer->gone) {
+        ep->own_ring->used = false;
+        wi_shm_peer_put(ep->shm, ep->peer);
+        return;
+    }
+    __atomic_store_n(&ep->own_ring->ring->closed, 1, __ATOMIC_RELEASE);
+    wi_shm_peer_notify(ep->peer);
+    ep->own_ring->reader = ep->peer; /* takes over the endpoint's count */
+}
+
+void wi_shm_ep_close(struct weir_ep *base)
+{
+    struct shm_ep *ep = (struct shm_ep *)base;
+    struct shm_ep **link = &ep->shm->eps;
+    end_all_pending(ep, WEIR_ERR_CANCELED);
+    while (*link != ep)
+        link = &(*link)->next;
+    *link = ep->next;
+    if (ep->own_ring)
+        leave_ring(ep);
+    else
+        wi_shm_peer_put(ep->shm, ep->peer);
+    free(ep);
+}
+
+/* Is the ring free, or left and read to its end? */
+static bool ring_is_free(struct shm_iface *shm, struct shm_own_ring *own)
+{
+    if (!own->used)
+        return true;
+    if (!own->reader || !(own->reader->gone || __atomic_load_n(&own->ring->released, __ATOMIC_ACQUIRE)))
+        return false;
+    wi_shm_peer_put(shm, own->reader);
+    own->reader = NULL;
+    own->used = false;
+    return true;
+}
+
+static weir_status take_ring(struct shm_ep *ep, uint32_t *index)
+{
+    struct shm_iface *shm = ep->shm;
+    for (uint32_t i = 0; i < SHM_RING_MAX; i++) {
+        struct shm_own_ring *own = &shm->rings[i];
+        if (!ring_is_free(shm, own))
+            continue;
+        if (!own->ring && !(own->ring = wi_shm_ring_map(&shm->own, i)))
+            return wi_error(WEIR_ERR_NO_MEMORY, "rank %llu: no memory for a ring of messages: %s",
+                            (unsigned long long)ep->base.peer_id, strerror(errno));
+        own->ring->tail = own->ring->head = 0;
+        own->ring->request_tail = own->ring->request_done = 0;
+        own->ring->closed = own->ring->released = 0;
+        own->used = true;
+        ep->own_ring = own;
+        ep->view = (struct shm_ring_view){.ring = own->ring};
+        *index = i;
+        return WEIR_OK;
+    }
+    return wi_error(WEIR_ERR_LIMIT, "rank %llu: all %d rings of messages are in use",
+                    (unsigned long long)ep->base.peer_id, SHM_RING_MAX);
+}
+
+static struct shm_channel_slot *claim_slot(struct shm_ep *ep)
+{
+    for (uint32_t i = 0; i < SHM_CHANNEL_MAX; i++) {
+        struct shm_channel_slot *slot = &ep->peer->segment.channels[i];
+        uint32_t none = SHM_CHANNEL_FREE;
+        if (__atomic_compare_exchange_n(&slot->state, &none, SHM_CHANNEL_CLAIMED, false, __ATOMIC_ACQUIRE,
+                                        __ATOMIC_RELAXED))
+            return slot;
+    }
+    return NULL;
+}
+
+weir_status wi_shm_ep_need_ring(struct shm_ep *ep)
+{
+    if (ep->own_ring)
+        return WEIR_OK;
+    uint32_t index = 0;
+    weir_status status = take_ring(ep, &index);
+    if (status != WEIR_OK)
+        return status;
+    ep->slot = claim_slot(ep);
+    if (!ep->slot) {
+        ep->own_ring->used = false;
+        ep->own_ring = NULL;
+        return wi_error(WEIR_ERR_LIMIT, "rank %llu: %d peers send messages to it already",
+                        (unsigned long long)ep->base.peer_id, SHM_CHANNEL_MAX);
+    }
+    ep->slot->ring = index;
+    ep->slot->sender = ep->shm->name;
+    ep->slot->sender_id = ep->shm->base.params.id;
+    __atomic_store_n(&ep->slot->state, SHM_CHANNEL_READY, __ATOMIC_RELEASE);
+    __atomic_fetch_add(&ep->peer->segment.header->announced, 1, __ATOMIC_RELEASE);
+    return WEIR_OK;
+}
+
+void wi_shm_ep_add_pending(struct shm_ep *ep, uint64_t *result, weir_comp *comp)
+{
+    if (ep->pending_count == 0)
+        ep->waiting_since_ns = wi_now_ns();
+    ep->pending[(ep->pending_head + ep->pending_count) % SHM_PENDING_MAX] =
+        (struct shm_pending){.request = ep->view.request, .result = result, .comp = comp};
+    ep->pending_count++;
+    ep->shm->pending_total++;
+    wi_comp_start(comp);
+}
+
+bool wi_shm_ep_is_flushed(const struct shm_ep *ep)
+{
+    if (!ep->own_ring)
+        return true;
+    /* Once the target has the ring mapped it can read what is there, whatever becomes of us. */
+    return ep->pending_count == 0 && __atomic_load_n(&ep->slot->state, __ATOMIC_ACQUIRE) == SHM_CHANNEL_ACCEPTED;
+}
+
+/* Ends the first pending operation if it was answered. */
+static bool end_first(struct shm_ep *ep, uint64_t done)
+{
+    const struct shm_pending *pending = &ep->pending[ep->pending_head % SHM_PENDING_MAX];
+    weir_status status = WEIR_OK;
+    if (done < pending->request)
+        return false;
+    if (pending->result) {
+        const struct shm_request *request = &ep->view.ring->requests[(pending->request - 1) % SHM_RING_REQUESTS];
+        status = request->status == WEIR_OK ? WEIR_OK : WEIR_ERR_KEY;
+        if (status == WEIR_OK)
+            *pending->result = request->result;
+    } else if (__atomic_load_n(&ep->slot->state, __ATOMIC_ACQUIRE) != SHM_CHANNEL_ACCEPTED) {
+        return false;
+    }
+    ep->pending_head++;
+    ep->pending_count--;
+    ep->shm->pending_total--;
+    wi_comp_end(pending->comp, status);
+    return true;
+}
+
+unsigned wi_shm_ep_poll(struct shm_ep *ep)
+{
+    unsigned events = 0;
+    uint64_t done = __atomic_load_n(&ep->view.ring->request_done, __ATOMIC_ACQUIRE);
+    if (done > ep->view.request) {
+        wi_shm_ep_fail(ep, WEIR_ERR_PROTOCOL, "the peer answered requests that were not made: its memory is damaged");
+        return 1;
+    }
+    while (ep->pending_count > 0 && end_first(ep, done))
+        events++;
+    if (events > 0)
+        ep->waiting_since_ns = wi_now_ns();
+    else if (__atomic_load_n(&ep->slot->state, __ATOMIC_ACQUIRE) == SHM_CHANNEL_REFUSED)
+        wi_shm_ep_fail(ep, WEIR_ERR_PEER_UNREACHABLE,
+                       "the peer cannot open this process's memory, or found damage in it; its log tells why");
+    return events;
+}

@@ -1,0 +1,202 @@
+/* Shared memory between processes of one host: life, progress and sleeping of an interface. */
+#include "core/config.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "transport/shm/shm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+enum { TURNS_BETWEEN_CHECKS = 16 };
+
+static weir_status probe(void)
+{
+    if (access("/proc/self/fd", X_OK) != 0)
+        return wi_error(WEIR_ERR_UNSUPPORTED, "shm: /proc/self/fd: %s; it needs /proc mounted", strerror(errno));
+    int fd = memfd_create("weir-probe", MFD_CLOEXEC);
+    if (fd < 0)
+        return wi_error(WEIR_ERR_UNSUPPORTED, "shm: memfd_create: %s", strerror(errno));
+    close(fd);
+    return WEIR_OK;
+}
+
+/* The pipe that peers wake us by, and the set with the processes we watch. */
+static weir_status open_wakeup(struct shm_iface *shm)
+{
+    int ends[2];
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) == 0) {
+        shm->wake_read_fd = ends[0];
+        shm->wake_write_fd = ends[1];
+        shm->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    }
+    if (shm->epoll_fd < 0 || epoll_ctl(shm->epoll_fd, EPOLL_CTL_ADD, shm->wake_read_fd, &event) != 0)
+        return wi_error(errno == EMFILE || errno == ENFILE ? WEIR_ERR_LIMIT : WEIR_ERR_IO,
+                        "shm: no descriptors to sleep on: %s; raise the limit of open files (ulimit -n)",
+                        strerror(errno));
+    return WEIR_OK;
+}
+
+/* Safe on an interface made by half. */
+static void close_iface(struct wi_iface *base)
+{
+    struct shm_iface *shm = (struct shm_iface *)base;
+    while (shm->eps)
+        wi_shm_ep_close(&shm->eps->base);
+    wi_shm_channels_close(shm);
+    if (shm->own.header)
+        __atomic_store_n(&shm->own.header->closed, 1, __ATOMIC_SEQ_CST);
+    for (uint32_t i = 0; i < SHM_RING_MAX; i++) {
+        if (shm->rings[i].reader)
+            wi_shm_peer_put(shm, shm->rings[i].reader);
+        if (shm->rings[i].ring)
+            wi_shm_ring_unmap(shm->rings[i].ring);
+    }
+    wi_shm_segment_close(&shm->own);
+    if (shm->epoll_fd >= 0)
+        close(shm->epoll_fd);
+    if (shm->wake_read_fd >= 0)
+        close(shm->wake_read_fd);
+    if (shm->wake_write_fd >= 0)
+        close(shm->wake_write_fd);
+    free(shm->regions);
+    free(shm->free_regions);
+    free(shm->message);
+    free(shm);
+}
+
+static weir_status init(struct shm_iface *shm, const struct wi_iface_params *params)
+{
+    struct stat info;
+    shm->regions = calloc(SHM_REGION_MAX, sizeof(struct shm_mr *));
+    shm->free_regions = calloc(SHM_REGION_MAX, sizeof(uint32_t));
+    shm->message = calloc(1, sizeof(*shm->message) + WEIR_MSG_MAX);
+    if (!shm->regions || !shm->free_regions || !shm->message)
+        return wi_error(WEIR_ERR_NO_MEMORY, "shm: out of memory");
+    weir_status status = open_wakeup(shm);
+    if (status == WEIR_OK)
+        status = wi_shm_segment_create(params->signals, shm->wake_write_fd, &shm->own);
+    if (status != WEIR_OK)
+        return status;
+    if (fstat(shm->own.fd, &info) != 0)
+        return wi_error(WEIR_ERR_IO, "shm: fstat: %s", strerror(errno));
+    shm->name =
+        (struct shm_name){.pid = getpid(), .fd = shm->own.fd, .inode = info.st_ino, .cookie = shm->own.header->cookie};
+    /* Under Yama's default only an ancestor may reach our ordinary memory: allow peers, which are of the same user. */
+    prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
+    return WEIR_OK;
+}
+
+static weir_status open_iface(const struct wi_iface_params *params, struct wi_iface **iface)
+{
+    struct shm_iface *shm = calloc(1, sizeof(*shm));
+    if (!shm)
+        return wi_error(WEIR_ERR_NO_MEMORY, "shm: out of memory");
+    shm->wake_read_fd = shm->wake_write_fd = shm->epoll_fd = -1;
+    shm->timeout_ns = wi_config()->timeout_ns;
+    weir_status status = init(shm, params);
+    if (status != WEIR_OK) {
+        close_iface(&shm->base);
+        return status;
+    }
+    shm->base =
+        (struct wi_iface){.ops = &wi_shm_ops, .params = *params, .signals = shm->own.signals, .wakes_on_signal = true};
+    snprintf(shm->base.device, sizeof(shm->base.device), "memfd");
+    *iface = &shm->base;
+    return WEIR_OK;
+}
+
+static weir_status address(struct wi_iface *iface, void *buf, size_t *len)
+{
+    const struct shm_iface *shm = (const struct shm_iface *)iface;
+    if (*len < sizeof(shm->name))
+        return wi_error(WEIR_ERR_RANGE, "address: %zu bytes are too little room", *len);
+    memcpy(buf, &shm->name, sizeof(shm->name));
+    *len = sizeof(shm->name);
+    return WEIR_OK;
+}
+
+static unsigned progress(struct wi_iface *iface)
+{
+    struct shm_iface *shm = (struct shm_iface *)iface;
+    unsigned events = 0;
+    uint32_t doorbell = __atomic_load_n(&shm->own.header->doorbell, __ATOMIC_ACQUIRE);
+    if (doorbell != shm->doorbell_seen) {
+        shm->doorbell_seen = doorbell;
+        wi_shm_channels_scan(shm);
+        events++;
+    }
+    if (shm->pending_total > 0)
+        for (struct shm_ep *ep = shm->eps; ep; ep = ep->next)
+            if (ep->pending_count > 0)
+                events += wi_shm_ep_poll(ep);
+    if (shm->check_now || ++shm->turns % TURNS_BETWEEN_CHECKS == 0)
+        events += wi_shm_check_peers(shm);
+    return events;
+}
+
+static int event_fd(struct wi_iface *iface)
+{
+    return ((struct shm_iface *)iface)->epoll_fd;
+}
+
+/*
+ * We set the flag, then look; peers write (signal or doorbell), then look at the flag: with both sides sequentially
+ * consistent at least one sees the other, so no wake-up is lost. The front looks at signals after this.
+ */
+static weir_status arm(struct wi_iface *iface)
+{
+    struct shm_iface *shm = (struct shm_iface *)iface;
+    struct shm_header *header = shm->own.header;
+    __atomic_store_n(&header->sleeping, 1, __ATOMIC_SEQ_CST);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return __atomic_load_n(&header->doorbell, __ATOMIC_ACQUIRE) == shm->doorbell_seen ? WEIR_OK : WEIR_ERR_AGAIN;
+}
+
+static void disarm(struct wi_iface *iface)
+{
+    struct shm_iface *shm = (struct shm_iface *)iface;
+    char bytes[64];
+    __atomic_store_n(&shm->own.header->sleeping, 0, __ATOMIC_RELEASE);
+    /* A peer that took the flag may write its byte only now: that ends the next sleep early, no more. */
+    while (read(shm->wake_read_fd, bytes, sizeof(bytes)) == (ssize_t)sizeof(bytes))
+        ;
+    shm->check_now = true;
+}
+
+const struct wi_transport_ops wi_shm_ops = {
+    .name = "shm",
+    .wire_id = WI_WIRE_SHM,
+    .probe = probe,
+    .open = open_iface,
+    .close = close_iface,
+    .address = address,
+    .mem_register = wi_shm_mem_register,
+    .mem_deregister = wi_shm_mem_deregister,
+    .mem_export = wi_shm_mem_export,
+    .rkey_import = wi_shm_rkey_import,
+    .rkey_destroy = wi_shm_rkey_destroy,
+    .rkey_map = wi_shm_rkey_map,
+    .ep_create = wi_shm_ep_create,
+    .ep_query = wi_shm_ep_query,
+    .ep_close = wi_shm_ep_close,
+    .put = wi_shm_put,
+    .get = wi_shm_get,
+    .put_signal = wi_shm_put_signal,
+    .fetch_add = wi_shm_fetch_add,
+    .send = wi_shm_send,
+    .flush = wi_shm_flush,
+    .progress = progress,
+    .msg_peek = wi_shm_msg_peek,
+    .msg_pop = wi_shm_msg_pop,
+    .event_fd = event_fd,
+    .arm = arm,
+    .disarm = disarm,
+};

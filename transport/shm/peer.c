@@ -1,0 +1,200 @@
+/* Other processes: opened once, watched for their end, woken from sleep. */
+#include "core/clock.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "transport/shm/shm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { CHECK_EVERY_MS = 5 };
+
+/* A few ms coarse, and a quarter of the price of wi_now_ns(). */
+static uint64_t coarse_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (uint64_t)now.tv_sec * WI_NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+/* Is the process still the one that we opened? The slow way, for kernels without pidfd. */
+static bool is_alive_in_proc(const struct shm_peer *peer)
+{
+    char path[64];
+    struct stat info;
+    snprintf(path, sizeof(path), "/proc/%d/fd/%d", peer->name.pid, peer->name.fd);
+    return stat(path, &info) == 0 && info.st_ino == peer->name.inode;
+}
+
+static weir_status watch_process(struct shm_iface *shm, struct shm_peer *peer)
+{
+    peer->pidfd = (int)syscall(SYS_pidfd_open, peer->name.pid, 0);
+    if (peer->pidfd < 0 && errno == ESRCH)
+        return wi_error(WEIR_ERR_PEER_UNREACHABLE, "process %d has ended", peer->name.pid);
+    if (peer->pidfd < 0 && (errno == EMFILE || errno == ENFILE))
+        return wi_error(WEIR_ERR_LIMIT, "shm: pidfd_open: %s; raise the limit of open files (ulimit -n)",
+                        strerror(errno));
+    /* Between opening its memory and its pidfd the process may have ended and its number gone to another. */
+    if (!is_alive_in_proc(peer))
+        return wi_error(WEIR_ERR_PEER_UNREACHABLE, "process %d has ended or has closed its context", peer->name.pid);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = peer};
+    if (peer->pidfd >= 0 && epoll_ctl(shm->epoll_fd, EPOLL_CTL_ADD, peer->pidfd, &event) != 0)
+        return wi_error(WEIR_ERR_LIMIT, "shm: watching process %d: %s", peer->name.pid, strerror(errno));
+    return WEIR_OK;
+}
+
+static void peer_free(struct shm_iface *shm, struct shm_peer *peer)
+{
+    wi_shm_mappings_trim(peer, true);
+    if (peer->pidfd >= 0) {
+        epoll_ctl(shm->epoll_fd, EPOLL_CTL_DEL, peer->pidfd, NULL); /* closing is not enough where a child has a copy */
+        close(peer->pidfd);
+    }
+    if (peer->wake_fd >= 0)
+        close(peer->wake_fd);
+    wi_shm_segment_close(&peer->segment);
+    free(peer);
+}
+
+static weir_status open_wake_pipe(struct shm_peer *peer)
+{
+    struct stat info;
+    const struct shm_header *header = peer->segment.header;
+    peer->wake_fd = wi_shm_open_fd(peer->name.pid, header->wake_fd, S_IFIFO, header->wake_inode, &info);
+    if (peer->wake_fd < 0)
+        return wi_error(errno == EMFILE || errno == ENFILE ? WEIR_ERR_LIMIT : WEIR_ERR_PEER_UNREACHABLE,
+                        "process %d: opening the pipe that wakes it: %s", peer->name.pid, strerror(errno));
+    return WEIR_OK;
+}
+
+weir_status wi_shm_peer_get(struct shm_iface *shm, const struct shm_name *name, struct shm_peer **out)
+{
+    for (struct shm_peer *peer = shm->peers; peer; peer = peer->next) {
+        if (peer->name.cookie == name->cookie && peer->name.pid == name->pid && !peer->gone) {
+            peer->refs++;
+            *out = peer;
+            return WEIR_OK;
+        }
+    }
+    struct shm_peer *peer = calloc(1, sizeof(*peer));
+    if (!peer)
+        return wi_error(WEIR_ERR_NO_MEMORY, "shm: out of memory");
+    peer->name = *name;
+    peer->pidfd = peer->wake_fd = -1;
+    weir_status status = wi_shm_segment_open(name, &peer->segment);
+    if (status == WEIR_OK)
+        status = open_wake_pipe(peer);
+    if (status == WEIR_OK)
+        status = watch_process(shm, peer);
+    if (status == WEIR_OK && __atomic_load_n(&peer->segment.header->closed, __ATOMIC_ACQUIRE))
+        status = wi_error(WEIR_ERR_PEER_UNREACHABLE, "process %d has closed its context", name->pid);
+    if (status != WEIR_OK) {
+        peer_free(shm, peer);
+        return status;
+    }
+    peer->refs = 1;
+    peer->next = shm->peers;
+    shm->peers = peer;
+    *out = peer;
+    return WEIR_OK;
+}
+
+void wi_shm_peer_put(struct shm_iface *shm, struct shm_peer *peer)
+{
+    if (--peer->refs > 0)
+        return;
+    struct shm_peer **link = &shm->peers;
+    while (*link != peer)
+        link = &(*link)->next;
+    *link = peer->next;
+    peer_free(shm, peer);
+}
+
+void wi_shm_peer_wake(struct shm_peer *peer)
+{
+    uint32_t *sleeping = &peer->segment.header->sleeping;
+    if (__builtin_expect(__atomic_load_n(sleeping, __ATOMIC_SEQ_CST) == 0, 1))
+        return;
+    /* One byte a sleep: who takes the flag writes. */
+    if (__atomic_exchange_n(sleeping, 0, __ATOMIC_ACQ_REL) != 0 && write(peer->wake_fd, "", 1) < 0)
+        wi_debug("waking process %d: %s", peer->name.pid, strerror(errno));
+}
+
+void wi_shm_peer_notify(struct shm_peer *peer)
+{
+    __atomic_fetch_add(&peer->segment.header->doorbell, 1, __ATOMIC_SEQ_CST);
+    wi_shm_peer_wake(peer);
+}
+
+static unsigned fail_endpoints(struct shm_iface *shm, const struct shm_peer *peer, const char *what)
+{
+    unsigned count = 0;
+    for (struct shm_ep *ep = shm->eps; ep; ep = ep->next) {
+        char sentence[128];
+        if (ep->peer != peer || ep->base.status != WEIR_OK)
+            continue;
+        snprintf(sentence, sizeof(sentence), "rank %llu: process %d %s", (unsigned long long)ep->base.peer_id,
+                 peer->name.pid, what);
+        wi_shm_ep_fail(ep, WEIR_ERR_PEER_GONE, sentence);
+        count++;
+    }
+    return count;
+}
+
+static unsigned peer_is_gone(struct shm_iface *shm, struct shm_peer *peer, bool ended)
+{
+    peer->gone = true;
+    peer->ended |= ended;
+    if (ended && peer->pidfd >= 0)
+        epoll_ctl(shm->epoll_fd, EPOLL_CTL_DEL, peer->pidfd, NULL);
+    shm->doorbell_seen--; /* its channels may be at their end: have them looked at */
+    return fail_endpoints(shm, peer, ended ? "has ended" : "has closed its context");
+}
+
+/* The target has to answer requests; one that does not for WEIR_TIMEOUT is taken for dead. */
+static unsigned check_silent(struct shm_iface *shm, uint64_t now_ns)
+{
+    unsigned count = 0;
+    for (struct shm_ep *ep = shm->eps; ep; ep = ep->next) {
+        char sentence[128];
+        if (ep->pending_count == 0 || now_ns - ep->waiting_since_ns <= shm->timeout_ns)
+            continue;
+        snprintf(sentence, sizeof(sentence), "rank %llu: process %d is there but has not answered for %.1f s",
+                 (unsigned long long)ep->base.peer_id, ep->peer->name.pid, (double)shm->timeout_ns / 1e9);
+        wi_shm_ep_fail(ep, WEIR_ERR_PEER_GONE, sentence);
+        count++;
+    }
+    return count;
+}
+
+unsigned wi_shm_check_peers(struct shm_iface *shm)
+{
+    uint64_t now_ns = coarse_now_ns();
+    unsigned count = 0;
+    shm->check_now = false;
+    if (now_ns - shm->checked_ns < CHECK_EVERY_MS * WI_NS_PER_MS)
+        return 0;
+    shm->checked_ns = now_ns;
+    struct epoll_event events[16];
+    int n = epoll_wait(shm->epoll_fd, events, sizeof(events) / sizeof(events[0]), 0);
+    for (int i = 0; i < n; i++)
+        if (events[i].data.ptr)
+            count += peer_is_gone(shm, events[i].data.ptr, true);
+    for (struct shm_peer *peer = shm->peers; peer; peer = peer->next) {
+        if (peer->ended)
+            continue;
+        if (peer->pidfd < 0 && !is_alive_in_proc(peer))
+            count += peer_is_gone(shm, peer, true);
+        else if (!peer->gone && __atomic_load_n(&peer->segment.header->closed, __ATOMIC_ACQUIRE))
+            count += peer_is_gone(shm, peer, false);
+    }
+    if (shm->pending_total > 0)
+        count += check_silent(shm, wi_now_ns());
+    return count;
+}

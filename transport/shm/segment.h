@@ -1,0 +1,100 @@
+/*
+ * The segment: the memory that an interface shows to its peers, one memfd.
+ *
+ *   header | channel slots | region generations | signals | rings
+ *
+ * Peers open it through /proc/<pid>/fd/<fd>, so it leaves nothing behind when its process is killed, and a connection
+ * takes no step of the target. Whatever is read from a peer's segment may be wrong: callers copy once, then check.
+ */
+#ifndef WI_SHM_SEGMENT_H
+#define WI_SHM_SEGMENT_H
+
+#include "transport/shm/ring.h"
+
+#include <weir/status.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+enum {
+    SHM_VERSION = 1,
+    SHM_CHANNEL_MAX = 1024, /* peers that can send messages or requests to one interface at a time */
+    SHM_REGION_MAX = 65536, /* regions registered at a time */
+    SHM_RING_MAX = 1024,    /* endpoints of one interface that have sent messages or requests */
+};
+
+struct shm_header {
+    uint64_t magic;
+    uint64_t cookie; /* random: tells this segment from any that later has the same pid and descriptor */
+    uint64_t size;
+    uint32_t version;
+    uint32_t signals;
+    int32_t wake_fd; /* a pipe whose reading end the owner sleeps on */
+    uint32_t reserved;
+    uint64_t wake_inode;
+    _Alignas(64) uint32_t sleeping; /* set by the owner before it sleeps, taken by the peer that wakes it */
+    _Alignas(64) uint32_t doorbell; /* counts messages, requests, replies: a change means there is something to do */
+    uint32_t announced;             /* counts channels that were announced */
+    _Alignas(64) uint32_t closed;   /* the context was destroyed; its process may go on living */
+};
+
+/* How to open a peer's segment. Goes into addresses and channel slots. */
+struct shm_name {
+    int32_t pid;
+    int32_t fd;
+    uint64_t inode;
+    uint64_t cookie;
+};
+
+/* A slot of the table in which peers announce their rings to the owner. */
+enum shm_channel_state {
+    SHM_CHANNEL_FREE = 0,
+    SHM_CHANNEL_CLAIMED,  /* by the sender, which now fills the slot. If it is killed here the slot is lost, no more */
+    SHM_CHANNEL_READY,    /* filled */
+    SHM_CHANNEL_ACCEPTED, /* the owner has mapped the ring */
+    SHM_CHANNEL_REFUSED,  /* the owner could not, or found damage; the sender frees the slot */
+};
+
+struct shm_channel_slot {
+    _Alignas(64) uint32_t state;
+    uint32_t ring; /* index of the sender's ring in the sender's segment */
+    struct shm_name sender;
+    uint64_t sender_id;
+};
+
+/* A segment as mapped here, own or a peer's. `signals` and the offset of the rings are checked copies. */
+struct shm_segment {
+    int fd;
+    size_t mapped_len;
+    uint32_t signal_count;
+    struct shm_header *header;
+    struct shm_channel_slot *channels;
+    uint64_t *generations; /* one a region: nonzero while it is registered, and never the same twice */
+    uint64_t *signals;
+};
+
+/* A random number, not zero. WEIR_ERR_IO where the system has none. */
+weir_status wi_shm_random(uint64_t *number);
+
+/* Makes an own segment; wake_fd is the writing end of the pipe to sleep on. */
+weir_status wi_shm_segment_create(uint32_t signals, int wake_fd, struct shm_segment *segment);
+
+/* Maps a peer's. WEIR_ERR_PEER_UNREACHABLE with the reason in the sentence. */
+weir_status wi_shm_segment_open(const struct shm_name *name, struct shm_segment *segment);
+
+void wi_shm_segment_close(struct shm_segment *segment);
+
+/* Maps ring `index` of a segment, NULL (and errno) on failure; unmap with wi_shm_ring_unmap(). */
+struct shm_ring *wi_shm_ring_map(const struct shm_segment *segment, uint32_t index);
+void wi_shm_ring_unmap(struct shm_ring *ring);
+
+/*
+ * Opens a descriptor of another process after a look at what it is (`type` as S_IFMT, inode), so that nothing but a
+ * memfd or a pipe is ever opened, whatever numbers a peer gives. `*info` is the opened file's. -1: errno tells; ESTALE:
+ * it is something else.
+ */
+int wi_shm_open_fd(int pid, int fd, mode_t type, uint64_t inode, struct stat *info);
+
+#endif

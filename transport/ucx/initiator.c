@@ -1,0 +1,224 @@
+/*
+ * The initiator's side of a connection: connects to one of the peer's addresses, says hello, and is ready when the peer
+ * has answered. An address may lead to somebody else (every host has its own 172.17.0.1): then the next one is tried.
+ */
+#include "core/clock.h"
+#include "core/config.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "transport/ucx/ucx.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ATTEMPT_NS (2 * WI_NS_PER_S) /* how long one address of several is waited for; doubled with each round */
+#define LINGER_NS  WI_NS_PER_S       /* how long UCX may keep operations of an ended endpoint */
+
+static void ep_error(void *arg, ucp_ep_h ucp, ucs_status_t status)
+{
+    struct wi_ucx_link *link = arg;
+    if (ucp != link->ucp)
+        return;
+    struct wi_ucx_ep *ep = WI_UCX_CONTAINER(link, struct wi_ucx_ep, link);
+    wi_ucx_link_end(link, ep->base.ready ? WEIR_ERR_PEER_GONE : WEIR_ERR_PEER_UNREACHABLE, status);
+}
+
+static weir_status say_hello(struct wi_ucx_ep *ep)
+{
+    struct wi_ucx_hello hello = {WI_UCX_MAGIC, WI_UCX_VERSION, ep->instance, ep->link.iface->base.params.id,
+                                 ep->link.token};
+    return wi_ucx_am_send(&ep->link, WI_UCX_AM_HELLO, &hello, sizeof(hello));
+}
+
+static weir_status connect_to(struct wi_ucx_ep *ep, const struct sockaddr_storage *target)
+{
+    ucp_ep_params_t params = {
+        .field_mask = UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR | UCP_EP_PARAM_FIELD_ERR_HANDLER |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE,
+        .flags = UCP_EP_PARAMS_FLAGS_CLIENT_SERVER,
+        .sockaddr = {(const struct sockaddr *)target, wi_ucx_sockaddr_len(target)},
+        .err_mode = UCP_ERR_HANDLING_MODE_PEER,
+        .err_handler = {ep_error, &ep->link},
+    };
+    char text[80];
+    wi_debug("UCX: connecting to %s", wi_ucx_sockaddr_text(target, text, sizeof(text)));
+    ep->link.status = WEIR_OK;
+    ep->target_refused = false;
+    ep->attempt_ns = wi_now_ns();
+    ucs_status_t status = ucp_ep_create(ep->link.iface->worker, &params, &ep->link.ucp);
+    if (status != UCS_OK) {
+        ep->link.ucp = NULL;
+        return wi_ucx_error(status, "cannot connect");
+    }
+    return say_hello(ep);
+}
+
+/* Goes on with the next address. WEIR_ERR_PEER_UNREACHABLE: each of them has been refused. */
+static weir_status connect_next(struct wi_ucx_ep *ep)
+{
+    for (;;) {
+        if (ep->target == ep->target_count) {
+            if (!ep->target_silent)
+                return WEIR_ERR_PEER_UNREACHABLE;
+            ep->target_silent = false;
+            ep->target = 0;
+            ep->rounds++;
+        }
+        if (connect_to(ep, &ep->targets[ep->target++]) == WEIR_OK)
+            return WEIR_OK;
+        wi_ucx_link_close(&ep->link);
+    }
+}
+
+static void describe_targets(const struct wi_ucx_ep *ep, char *text, size_t size)
+{
+    size_t used = 0;
+    text[0] = 0;
+    for (unsigned i = 0; i < ep->target_count && used + 60 < size; i++) {
+        char one[80];
+        used += (size_t)snprintf(text + used, size - used, "%s%s", i ? ", " : "",
+                                 wi_ucx_sockaddr_text(&ep->targets[i], one, sizeof(one)));
+    }
+}
+
+weir_status wi_ucx_ep_create(struct wi_iface *base, const void *address, size_t len, struct weir_ep **out)
+{
+    struct wi_ucx_iface *iface = WI_UCX_CONTAINER(base, struct wi_ucx_iface, base);
+    struct wi_ucx_ep *ep = calloc(1, sizeof(*ep));
+    if (!ep)
+        return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for an endpoint");
+    ep->base.iface = base;
+    ep->base.ops = base->ops;
+    wi_ucx_list_init(&ep->deferred);
+    wi_ucx_list_init(&ep->flushes);
+    wi_ucx_list_init(&ep->questions);
+    weir_status status = wi_ucx_link_init(&ep->link, iface, true);
+    if (status != WEIR_OK) {
+        free(ep);
+        return status;
+    }
+    status = wi_ucx_address_read(ep, address, len);
+    if (status == WEIR_OK)
+        status = connect_next(ep);
+    if (status != WEIR_OK) {
+        wi_ucx_link_abandon(&ep->link, WEIR_ERR_CANCELED);
+        wi_ucx_link_fini(&ep->link);
+        free(ep);
+        return status;
+    }
+    iface->clocks = true;
+    *out = &ep->base;
+    return WEIR_OK;
+}
+
+void wi_ucx_ep_query(const struct weir_ep *base, weir_ep_attr *attr)
+{
+    const struct wi_ucx_ep *ep = WI_UCX_CONTAINER(base, struct wi_ucx_ep, base);
+    attr->transport = "ucx";
+    attr->max_inline = SIZE_MAX; /* UCX registers what it needs itself */
+    attr->ordered_writes = !ep->native;
+    attr->native_signal = 0;
+    attr->maps_peer = 0;
+}
+
+/* Ends what waits in a list of ours; what UCX still has, whole or in pieces, ends when UCX gives it back. */
+static void end_list(struct wi_ucx_list *list, weir_status status)
+{
+    while (!wi_ucx_list_empty(list)) {
+        struct wi_ucx_slot *slot = (struct wi_ucx_slot *)(void *)list->next;
+        bool in_pieces = slot->id == WI_UCX_AM_PUT && slot->pieces > 0;
+        if (!slot->posted && !in_pieces) {
+            wi_ucx_slot_end(slot, status);
+            continue;
+        }
+        if (in_pieces)
+            slot->len = slot->moved;
+        slot->status = status;
+        wi_ucx_list_remove(&slot->node);
+        wi_ucx_list_append(&slot->link->slots, &slot->node);
+    }
+}
+
+static void end_waiting(struct wi_ucx_ep *ep, weir_status status)
+{
+    end_list(&ep->deferred, status);
+    end_list(&ep->questions, status);
+    end_list(&ep->flushes, status);
+}
+
+void wi_ucx_ep_close(struct weir_ep *base)
+{
+    struct wi_ucx_ep *ep = WI_UCX_CONTAINER(base, struct wi_ucx_ep, base);
+    struct wi_ucx_link *link = &ep->link;
+    if (link->status == WEIR_OK)
+        link->status = WEIR_ERR_CANCELED;
+    wi_ucx_link_close(link);
+    end_waiting(ep, WEIR_ERR_CANCELED);
+    uint64_t until_ns = wi_now_ns() + LINGER_NS;
+    while (!wi_ucx_list_empty(&link->slots) && wi_now_ns() < until_ns)
+        ucp_worker_progress(link->iface->worker);
+    wi_ucx_link_abandon(link, WEIR_ERR_CANCELED);
+    wi_ucx_link_fini(link);
+    free(ep);
+}
+
+static void fail_unreachable(struct wi_ucx_ep *ep)
+{
+    char tried[160];
+    describe_targets(ep, tried, sizeof(tried));
+    wi_ep_fail(&ep->base, WEIR_ERR_PEER_UNREACHABLE, "UCX: cannot connect to the peer at %s: %s", tried,
+               ep->target_refused ? "somebody else answers there" : ucs_status_string(ep->link.cause));
+}
+
+/* An attempt or a connection has ended. */
+static void ended(struct wi_ucx_ep *ep)
+{
+    struct wi_ucx_link *link = &ep->link;
+    wi_ucx_link_close(link);
+    if (ep->base.status != WEIR_OK)
+        return;
+    if (!ep->base.ready) {
+        if (connect_next(ep) == WEIR_OK)
+            return;
+        link->status = WEIR_ERR_PEER_UNREACHABLE;
+        fail_unreachable(ep);
+    } else {
+        if (link->status == WEIR_ERR_PROTOCOL)
+            wi_ep_fail(&ep->base, WEIR_ERR_PROTOCOL, "UCX: peer %llu sent something that is not of Weir",
+                       (unsigned long long)ep->base.peer_id);
+        else
+            wi_ep_fail(&ep->base, link->status, "UCX: the connection to peer %llu is lost: %s",
+                       (unsigned long long)ep->base.peer_id, ucs_status_string(link->cause));
+    }
+    end_waiting(ep, link->status);
+}
+
+void wi_ucx_ep_serve(struct wi_ucx_ep *ep)
+{
+    if (ep->link.status != WEIR_OK) {
+        ended(ep);
+        return;
+    }
+    wi_ucx_deferred_serve(ep);
+    wi_ucx_flushes_serve(ep);
+}
+
+/* Clocks: an address that does not answer, operations that UCX keeps. False: none runs. */
+bool wi_ucx_ep_watch(struct wi_ucx_ep *ep, uint64_t now_ns)
+{
+    struct wi_ucx_link *link = &ep->link;
+    if (link->status != WEIR_OK) {
+        if (now_ns - link->ended_ns > LINGER_NS)
+            wi_ucx_link_abandon(link, link->status);
+        return !wi_ucx_list_empty(&link->slots);
+    }
+    if (ep->base.ready)
+        return false;
+    unsigned doublings = ep->rounds < 5 ? ep->rounds : 5;
+    if (ep->target_count > 1 && now_ns - ep->attempt_ns > ATTEMPT_NS << doublings) {
+        ep->target_silent = true;
+        wi_ucx_link_end(link, WEIR_ERR_PEER_UNREACHABLE, UCS_ERR_TIMED_OUT);
+    }
+    return true;
+}

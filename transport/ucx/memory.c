@@ -1,0 +1,142 @@
+/* Registered memory and remote keys: a region's number in the target's table, and UCX's key for native operations. */
+#include "core/error.h"
+#include "transport/ucx/ucx.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What UCX reads from a packed key is bounded by this: 64 transports, each with a length byte and 255 bytes, and a
+ * head. It takes no length, so a damaged key must find zeros behind its end. */
+#define UNPACK_ROOM (64 * 256 + 64)
+#define PACKED_MIN  9 /* of UCX's packed key: a mask of transports and the kind of memory */
+
+struct key_head {      /* of our blob; UCX's packed key follows */
+    uint64_t instance; /* of the interface that exported it */
+    uint64_t region;
+};
+
+weir_status wi_ucx_mem_register(struct wi_iface *base, const struct wi_mem_desc *desc, struct wi_mr **out)
+{
+    struct wi_ucx_iface *iface = WI_UCX_CONTAINER(base, struct wi_ucx_iface, base);
+    struct wi_ucx_mr *mr = calloc(1, sizeof(*mr));
+    if (!mr)
+        return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for a registration");
+    ucp_mem_map_params_t params = {
+        .field_mask =
+            UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE,
+        .address = desc->addr,
+        .length = desc->len,
+        .memory_type = UCS_MEMORY_TYPE_HOST,
+    };
+    ucs_status_t status = ucp_mem_map(iface->context, &params, &mr->mem);
+    if (status != UCS_OK) {
+        free(mr);
+        wi_ucx_error(status, "cannot register memory; see 'ulimit -l' for the limit on locked memory");
+        return status == UCS_ERR_NO_MEMORY || status == UCS_ERR_IO_ERROR ? WEIR_ERR_LIMIT : wi_ucx_status(status);
+    }
+    mr->base.iface = base;
+    mr->addr = desc->addr;
+    mr->len = desc->len;
+    weir_status entered = wi_ucx_table_enter(&iface->regions, mr, &mr->region);
+    if (entered != WEIR_OK) {
+        ucp_mem_unmap(iface->context, mr->mem);
+        free(mr);
+        return entered;
+    }
+    *out = &mr->base;
+    return WEIR_OK;
+}
+
+/* Where a peer may read or write; NULL: it may not. */
+void *wi_ucx_region_at(struct wi_ucx_iface *iface, uint64_t region, uint64_t addr, uint64_t len)
+{
+    const struct wi_ucx_mr *mr = wi_ucx_table_find(&iface->regions, region);
+    uint64_t offset = mr ? addr - (uint64_t)(uintptr_t)mr->addr : 0;
+    return mr && offset <= mr->len && len <= mr->len - offset ? mr->addr + offset : NULL;
+}
+
+void wi_ucx_mem_deregister(struct wi_mr *base)
+{
+    struct wi_ucx_mr *mr = WI_UCX_CONTAINER(base, struct wi_ucx_mr, base);
+    struct wi_ucx_iface *iface = WI_UCX_CONTAINER(base->iface, struct wi_ucx_iface, base);
+    wi_ucx_table_remove(&iface->regions, mr->region);
+    ucp_mem_unmap(iface->context, mr->mem);
+    free(mr);
+}
+
+weir_status wi_ucx_mem_export(struct wi_mr *base, const void *addr, size_t len, void *blob, size_t *blob_len)
+{
+    (void)addr, (void)len; /* UCX's keys cover the whole registration; the front checks the range */
+    struct wi_ucx_mr *mr = WI_UCX_CONTAINER(base, struct wi_ucx_mr, base);
+    void *packed;
+    size_t packed_len;
+    struct wi_ucx_iface *iface = WI_UCX_CONTAINER(base->iface, struct wi_ucx_iface, base);
+    ucs_status_t status = ucp_rkey_pack(iface->context, mr->mem, &packed, &packed_len);
+    if (status != UCS_OK)
+        return wi_ucx_error(status, "cannot export memory");
+    weir_status result = WEIR_OK;
+    struct key_head head = {iface->instance, mr->region};
+    if (packed_len + sizeof(head) <= *blob_len) {
+        memcpy(blob, &head, sizeof(head));
+        memcpy((unsigned char *)blob + sizeof(head), packed, packed_len);
+        *blob_len = sizeof(head) + packed_len;
+    } else {
+        result =
+            wi_error(WEIR_ERR_RANGE,
+                     "UCX: a key takes %zu bytes, there are %zu; UCX_TLS or UCX_NET_DEVICES with fewer entries help",
+                     packed_len + sizeof(head), *blob_len);
+    }
+    ucp_rkey_buffer_release(packed);
+    return result;
+}
+
+/* Needs a connected endpoint: before that UCX does not know which transports the key is for. */
+weir_status wi_ucx_rkey_unpack(struct wi_ucx_rkey *rkey, ucp_ep_h ucp)
+{
+    unsigned char *room = calloc(1, UNPACK_ROOM);
+    if (!room)
+        return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for a remote key");
+    memcpy(room, rkey->blob, rkey->blob_len);
+    ucs_status_t status = ucp_ep_rkey_unpack(ucp, room, &rkey->ucp);
+    free(room);
+    if (status == UCS_OK)
+        return WEIR_OK;
+    rkey->ucp = NULL;
+    wi_ucx_error(status, "a remote key cannot be used");
+    return WEIR_ERR_KEY;
+}
+
+weir_status wi_ucx_rkey_import(struct weir_ep *base, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
+                               struct weir_rkey **out)
+{
+    (void)addr, (void)len;
+    struct wi_ucx_ep *ep = WI_UCX_CONTAINER(base, struct wi_ucx_ep, base);
+    struct key_head head;
+    size_t packed_len = blob_len - sizeof(head);
+    if (blob_len < sizeof(head) + PACKED_MIN || packed_len > UNPACK_ROOM / 2)
+        return wi_error(WEIR_ERR_KEY, "UCX: a remote key of %zu bytes cannot be right", blob_len);
+    memcpy(&head, blob, sizeof(head));
+    if (head.instance != ep->instance)
+        return wi_error(WEIR_ERR_KEY, "UCX: this key was exported by another process than the endpoint leads to");
+    struct wi_ucx_rkey *rkey = calloc(1, sizeof(*rkey) + packed_len);
+    if (!rkey)
+        return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for a remote key");
+    rkey->region = head.region;
+    rkey->blob_len = packed_len;
+    memcpy(rkey->blob, (const unsigned char *)blob + sizeof(head), packed_len);
+    weir_status status = base->ready && ep->native ? wi_ucx_rkey_unpack(rkey, ep->link.ucp) : WEIR_OK;
+    if (status != WEIR_OK) {
+        free(rkey);
+        return status;
+    }
+    *out = &rkey->base;
+    return WEIR_OK;
+}
+
+void wi_ucx_rkey_destroy(struct weir_rkey *base)
+{
+    struct wi_ucx_rkey *rkey = WI_UCX_CONTAINER(base, struct wi_ucx_rkey, base);
+    if (rkey->ucp)
+        ucp_rkey_destroy(rkey->ucp);
+    free(rkey);
+}

@@ -1,0 +1,156 @@
+/*
+ * UCX's settings: the user's environment wins; where it says nothing we set what Weir needs. And UCX's errors and log,
+ * turned into ours.
+ */
+#include "core/clock.h"
+#include "core/config.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "transport/ucx/ucx.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucs/debug/debug.h>
+#include <ucs/debug/log_def.h>
+
+/* UCX's last complaint in this thread, to be quoted in our sentence. */
+static _Thread_local char complaint[256];
+/* A context is being made: warnings are about the user's settings. The last one, for each context brings the same. */
+static _Thread_local bool starting;
+static _Thread_local char warned[256];
+
+static bool user_set(const char *name)
+{
+    char variable[64];
+    snprintf(variable, sizeof(variable), "UCX_%s", name);
+    return wi_config_foreign(variable) != NULL;
+}
+
+static ucs_log_func_rc_t log_line(const char *file, unsigned line, const char *function, ucs_log_level_t level,
+                                  const ucs_log_component_config_t *component, const char *format, va_list args)
+{
+    (void)file, (void)line, (void)function, (void)component;
+    char text[sizeof(complaint)];
+    vsnprintf(text, sizeof(text), format, args);
+    if (level <= UCS_LOG_LEVEL_WARN)
+        memcpy(complaint, text, sizeof(text));
+    /* Errors of UCX come back as a status, and what ends a peer is no fault of ours: they are for the curious. So is
+     * that our settings are for transports that the user has switched off. */
+    bool warning =
+        level == UCS_LOG_LEVEL_WARN && starting && !strstr(text, "invalid configuration") && strcmp(text, warned) != 0;
+    if (warning)
+        memcpy(warned, text, sizeof(text));
+    wi_log(level <= UCS_LOG_LEVEL_FATAL ? WI_LOG_ERROR : warning ? WI_LOG_WARN : WI_LOG_INFO, "UCX: %s", text);
+    return UCS_LOG_FUNC_RC_STOP;
+}
+
+/* UCX takes over signals of the process when it is loaded, and prints: not in a library's name. */
+static void tame(void)
+{
+    static const int signals[] = {SIGILL, SIGSEGV, SIGBUS, SIGFPE};
+    if (!user_set("HANDLE_ERRORS") && !user_set("ERROR_SIGNALS"))
+        for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+            ucs_debug_disable_signal(signals[i]);
+    if (!user_set("LOG_LEVEL") && !user_set("LOG_FILE"))
+        ucs_log_push_handler(log_line);
+}
+
+/* `prefix` is that of the transport a setting is of: part of the variable's name, not of UCX's key. */
+static void set(ucp_config_t *config, const char *prefix, const char *key, const char *value)
+{
+    char name[64];
+    snprintf(name, sizeof(name), "%s%s", prefix, key);
+    if (user_set(name))
+        return;
+    ucs_status_t status = ucp_config_modify(config, key, value);
+    if (status != UCS_OK)
+        wi_info("UCX does not take UCX_%s=%s: %s", name, value, ucs_status_string(status));
+}
+
+static void set_time(ucp_config_t *config, const char *prefix, const char *key, uint64_t ns, uint64_t min_ns,
+                     uint64_t max_ns)
+{
+    char value[32];
+    ns = ns < min_ns ? min_ns : ns > max_ns ? max_ns : ns;
+    snprintf(value, sizeof(value), "%llums", (unsigned long long)(ns / WI_NS_PER_MS));
+    set(config, prefix, key, value);
+}
+
+weir_status wi_ucx_settings(ucp_config_t **config)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, tame);
+    complaint[0] = 0;
+    starting = true;
+    ucs_status_t status = ucp_config_read(NULL, NULL, config);
+    if (status != UCS_OK)
+        return wi_ucx_error(status, "cannot read the UCX_* variables");
+
+    /* A cut-off peer is noticed within WEIR_TIMEOUT: by UCX's own probes, and by the kernel's on idle connections. */
+    uint64_t timeout_ns = wi_config()->timeout_ns;
+    set_time(*config, "", "KEEPALIVE_INTERVAL", timeout_ns / 4, 100 * WI_NS_PER_MS, 20 * WI_NS_PER_S);
+    set_time(*config, "TCP_", "KEEPIDLE", timeout_ns / 2, WI_NS_PER_S, 60 * WI_NS_PER_S);
+    set_time(*config, "TCP_", "KEEPINTVL", timeout_ns / 8, WI_NS_PER_S, 20 * WI_NS_PER_S);
+    /* Which lanes its newer protocols take cannot be found out, and the order of signals depends on it. */
+    set(*config, "", "PROTO_ENABLE", "n");
+    /* Room for a piece of a put in one of UCX's packets over TCP; its default is 8 KiB. */
+    char piece[32];
+    snprintf(piece, sizeof(piece), "%u", WI_UCX_TCP_PIECE + 4096u);
+    set(*config, "TCP_", "TX_SEG_SIZE", piece);
+    set(*config, "TCP_", "RX_SEG_SIZE", piece);
+    return WEIR_OK;
+}
+
+void wi_ucx_settings_done(void)
+{
+    starting = false;
+}
+
+bool wi_ucx_protocols_known(void)
+{
+    unsigned major, minor, release;
+    ucp_get_version(&major, &minor, &release);
+    const char *chosen = wi_config_foreign("UCX_PROTO_ENABLE");
+    bool old_protocols = !chosen || strcmp(chosen, "n") == 0 || strcmp(chosen, "no") == 0 || strcmp(chosen, "0") == 0;
+    return major == 1 && minor <= 15 && old_protocols;
+}
+
+weir_status wi_ucx_status(ucs_status_t status)
+{
+    switch (status) {
+    case UCS_OK:
+        return WEIR_OK;
+    case UCS_ERR_NO_RESOURCE:
+        return WEIR_ERR_AGAIN;
+    case UCS_ERR_NO_MEMORY:
+        return WEIR_ERR_NO_MEMORY;
+    case UCS_ERR_INVALID_PARAM:
+        return WEIR_ERR_INVALID;
+    case UCS_ERR_UNSUPPORTED:
+        return WEIR_ERR_UNSUPPORTED;
+    case UCS_ERR_NO_DEVICE:
+        return WEIR_ERR_NO_DEVICE;
+    case UCS_ERR_CANCELED:
+        return WEIR_ERR_CANCELED;
+    case UCS_ERR_UNREACHABLE:
+    case UCS_ERR_REJECTED:
+        return WEIR_ERR_PEER_UNREACHABLE;
+    case UCS_ERR_NOT_CONNECTED:
+    case UCS_ERR_CONNECTION_RESET:
+    case UCS_ERR_ENDPOINT_TIMEOUT:
+    case UCS_ERR_TIMED_OUT:
+        return WEIR_ERR_PEER_GONE;
+    default:
+        return WEIR_ERR_IO;
+    }
+}
+
+weir_status wi_ucx_error(ucs_status_t status, const char *what)
+{
+    const char *tls = wi_config_foreign("UCX_TLS");
+    return wi_error(wi_ucx_status(status), "UCX: %s: %s%s%s%s%s", what, ucs_status_string(status),
+                    complaint[0] ? ": " : "", complaint, tls ? "; UCX_TLS=" : "", tls ? tls : "");
+}

@@ -1,0 +1,135 @@
+/*
+ * The target's side of a connection: made from UCX's connection request, known by the hello that follows, ended with
+ * the peer's endpoint. Whoever connects and says nothing is turned away after WEIR_TIMEOUT.
+ */
+#include "core/clock.h"
+#include "core/config.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "transport/ucx/ucx.h"
+
+#include <stdlib.h>
+
+#define LINGER_NS WI_NS_PER_S
+
+static void conn_error(void *arg, ucp_ep_h ucp, ucs_status_t status)
+{
+    struct wi_ucx_link *link = arg;
+    if (ucp == link->ucp)
+        wi_ucx_link_end(link, WEIR_ERR_PEER_GONE, status);
+}
+
+/* From UCX's progress: only notes it, or sends it away when too many wait. */
+void wi_ucx_conn_request(ucp_conn_request_h request, void *arg)
+{
+    struct wi_ucx_iface *iface = arg;
+    if (iface->closing || iface->request_count == sizeof(iface->requests) / sizeof(iface->requests[0]))
+        ucp_listener_reject(iface->listener, request);
+    else
+        iface->requests[iface->request_count++] = request;
+}
+
+static weir_status conn_create(struct wi_ucx_iface *iface, ucp_conn_request_h request)
+{
+    struct wi_ucx_conn *conn = calloc(1, sizeof(*conn));
+    if (!conn || wi_ucx_link_init(&conn->link, iface, false) != WEIR_OK) {
+        ucp_listener_reject(iface->listener, request);
+        free(conn);
+        return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for a connection");
+    }
+    conn->accepted_ns = wi_now_ns();
+    iface->clocks = true;
+    ucp_ep_params_t params = {
+        .field_mask =
+            UCP_EP_PARAM_FIELD_CONN_REQUEST | UCP_EP_PARAM_FIELD_ERR_HANDLER | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE,
+        .conn_request = request,
+        .err_mode = UCP_ERR_HANDLING_MODE_PEER,
+        .err_handler = {conn_error, &conn->link},
+    };
+    ucs_status_t status = ucp_ep_create(iface->worker, &params, &conn->link.ucp);
+    if (status == UCS_OK)
+        return WEIR_OK;
+    conn->link.ucp = NULL;
+    wi_ucx_conn_free(conn);
+    return wi_ucx_error(status, "cannot accept a connection");
+}
+
+void wi_ucx_conn_accept(struct wi_ucx_iface *iface)
+{
+    for (unsigned i = 0; i < iface->request_count; i++) {
+        if (conn_create(iface, iface->requests[i]) != WEIR_OK)
+            wi_info("%s", weir_last_error());
+    }
+    iface->request_count = 0;
+}
+
+void wi_ucx_conn_free(struct wi_ucx_conn *conn)
+{
+    wi_ucx_link_close(&conn->link);
+    wi_ucx_link_abandon(&conn->link, WEIR_ERR_CANCELED);
+    wi_ucx_link_fini(&conn->link);
+    free(conn);
+}
+
+static weir_status send_welcome(struct wi_ucx_conn *conn)
+{
+    struct wi_ucx_link *link = &conn->link;
+    struct wi_ucx_welcome welcome = {link->peer_token, link->iface->base.params.id, link->token, conn->wanted};
+    weir_status status = wi_ucx_am_send(link, WI_UCX_AM_WELCOME, &welcome, sizeof(welcome));
+    if (status == WEIR_OK)
+        conn->welcome_due = false;
+    return status;
+}
+
+/* Tells what has been flushed and taken since it was last told; taken messages once there is something to gain. */
+static weir_status send_ack(struct wi_ucx_conn *conn)
+{
+    if (conn->flush_seen == conn->flush_told && conn->refused == conn->refused_told &&
+        conn->taken - conn->taken_told < WI_UCX_WINDOW / 2)
+        return WEIR_OK;
+    struct wi_ucx_ack ack = {conn->link.peer_token, conn->flush_seen, conn->taken, conn->refused};
+    weir_status status = wi_ucx_am_send(&conn->link, WI_UCX_AM_ACK, &ack, sizeof(ack));
+    if (status == WEIR_OK) {
+        conn->flush_told = ack.flushed;
+        conn->taken_told = ack.taken;
+        conn->refused_told = ack.refused;
+    }
+    return status;
+}
+
+void wi_ucx_conn_serve(struct wi_ucx_conn *conn)
+{
+    struct wi_ucx_link *link = &conn->link;
+    if (link->status != WEIR_OK) {
+        wi_ucx_link_close(link);
+        if (wi_ucx_list_empty(&link->slots)) {
+            wi_debug("UCX: peer %llu has left: %s", (unsigned long long)conn->peer_id, ucs_status_string(link->cause));
+            wi_ucx_conn_free(conn);
+        }
+        return;
+    }
+    weir_status status = conn->welcome_due ? send_welcome(conn) : WEIR_OK;
+    if (status == WEIR_OK)
+        status = send_ack(conn);
+    if (status == WEIR_OK)
+        status = wi_ucx_answers_serve(conn);
+    if (status == WEIR_ERR_AGAIN)
+        wi_ucx_todo(link);
+    else if (status != WEIR_OK)
+        wi_ucx_link_end(link, status, UCS_ERR_IO_ERROR);
+}
+
+bool wi_ucx_conn_watch(struct wi_ucx_conn *conn, uint64_t now_ns)
+{
+    struct wi_ucx_link *link = &conn->link;
+    if (link->status != WEIR_OK) {
+        if (now_ns - link->ended_ns > LINGER_NS) {
+            wi_ucx_link_abandon(link, link->status);
+            wi_ucx_todo(link);
+        }
+        return true;
+    }
+    if (!conn->greeted && now_ns - conn->accepted_ns > wi_config()->timeout_ns)
+        wi_ucx_link_end(link, WEIR_ERR_TIMEOUT, UCS_ERR_TIMED_OUT);
+    return !conn->greeted;
+}

@@ -1,0 +1,167 @@
+/* Endpoints: the initiator's side of a connection. */
+#include "core/config.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "transport/verbs/verbs.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Handles: how a completion finds its endpoint
+ * -------------------------------------------------------------------- */
+
+/* Index in the low half, a count of uses in the high half: completions of an endpoint that is gone find nobody. */
+static weir_status handle_take(struct verbs_iface *iface, struct verbs_ep *ep)
+{
+    uint32_t index = 0;
+    while (index < iface->eps_room && iface->eps[index])
+        index++;
+    if (index == iface->eps_room) {
+        uint32_t room = index ? 2 * index : 16;
+        struct verbs_ep **eps = room <= 0x10000 ? realloc(iface->eps, room * sizeof(struct verbs_ep *)) : NULL;
+        if (!eps)
+            return wi_error(WEIR_ERR_NO_MEMORY, "endpoint: no room for more than %u", index);
+        memset(eps + index, 0, (room - index) * sizeof(struct verbs_ep *));
+        iface->eps = eps;
+        iface->eps_room = room;
+    }
+    iface->eps[index] = ep;
+    ep->handle = (uint32_t)(iface->generation++ & 0x7fff) << 16 | index;
+    return WEIR_OK;
+}
+
+static void handle_give(struct verbs_ep *ep)
+{
+    struct verbs_ep **eps = ep->iface->eps;
+    uint32_t index = ep->handle & 0xffff;
+    if (index < ep->iface->eps_room && eps[index] == ep)
+        eps[index] = NULL;
+}
+
+/* ---- Creation
+ * -------------------------------------------------------------------------------------------------------- */
+
+/* Devices do not tell how much they send inline: less is asked for until they agree. */
+static weir_status create_qp(struct verbs_ep *ep)
+{
+    struct verbs_device *device = &ep->iface->device;
+    struct ibv_qp_init_attr attr = {
+        .qp_context = &ep->end,
+        .send_cq = device->cq,
+        .recv_cq = device->cq,
+        .srq = device->srq,
+        .qp_type = IBV_QPT_RC,
+    };
+    uint32_t max_inline = (uint32_t)wi_config()->verbs_inline;
+    for (;;) {
+        attr.cap = (struct ibv_qp_cap){.max_send_wr = ep->depth, .max_send_sge = 1, .max_inline_data = max_inline};
+        ep->end.qp = ibv_create_qp(device->pd, &attr);
+        if (ep->end.qp || max_inline == 0)
+            break;
+        max_inline = max_inline > 16 ? max_inline / 2 : 0;
+    }
+    if (!ep->end.qp)
+        return wi_error(errno == ENOMEM ? WEIR_ERR_LIMIT : WEIR_ERR_IO,
+                        "%s: no queue pair of depth %u: %s; a smaller WEIR_VERBS_DEPTH or a larger memlock limit "
+                        "(ulimit -l) may help",
+                        ep->iface->base.device, ep->depth, strerror(errno));
+    ep->max_inline = max_inline;
+    return WEIR_OK;
+}
+
+static size_t block_size(const struct verbs_ep *ep)
+{
+    return WI_VERBS_RING_BYTES + sizeof(uint64_t) + ((size_t)ep->mask + 1) * sizeof(uint64_t);
+}
+
+static weir_status create_queue(struct verbs_ep *ep)
+{
+    uint32_t depth = (uint32_t)wi_config()->verbs_depth;
+    ep->depth = depth < ep->iface->device.max_depth ? depth : ep->iface->device.max_depth;
+    ep->period = ep->depth / 4 < 32 ? ep->depth / 4 : 32;
+    if (ep->period == 0)
+        ep->period = 1;
+    ep->mask = 15;
+    while (ep->mask + 1 < ep->depth)
+        ep->mask = 2 * ep->mask + 1;
+    ep->slots = calloc((size_t)ep->mask + 1, sizeof(*ep->slots));
+    if (!ep->slots)
+        return wi_error(WEIR_ERR_NO_MEMORY, "endpoint: out of memory");
+    return wi_verbs_block_create(ep->iface, block_size(ep), IBV_ACCESS_LOCAL_WRITE, "endpoint's message buffers",
+                                 &ep->block, &ep->block_mr);
+}
+
+static void ep_free(struct verbs_ep *ep)
+{
+    wi_verbs_end(&ep->end);
+    handle_give(ep);
+    wi_verbs_block_destroy(ep->block, ep->slots ? block_size(ep) : 0, ep->block_mr);
+    free(ep->slots);
+    free(ep);
+}
+
+weir_status wi_verbs_ep_create(struct wi_iface *base, const void *address, size_t len, struct weir_ep **out)
+{
+    struct verbs_iface *iface = verbs_iface(base);
+    struct verbs_ep *ep = calloc(1, sizeof(*ep));
+    if (!ep)
+        return wi_error(WEIR_ERR_NO_MEMORY, "endpoint: out of memory");
+    ep->iface = iface;
+    ep->end.kind = VERBS_EP;
+    ep->handle = UINT32_MAX;
+    weir_status status = WEIR_OK;
+    if (!wi_verbs_address_decode(address, len, &ep->address))
+        status =
+            wi_error(WEIR_ERR_PROTOCOL, "endpoint: the verbs part of the address is damaged or of another version");
+    if (status == WEIR_OK)
+        status = handle_take(iface, ep);
+    if (status == WEIR_OK)
+        status = create_queue(ep);
+    if (status == WEIR_OK)
+        status = create_qp(ep);
+    if (status == WEIR_OK)
+        status = wi_verbs_connect(ep);
+    if (status != WEIR_OK) {
+        ep_free(ep);
+        return status;
+    }
+    iface->connecting++;
+    *out = &ep->base;
+    return WEIR_OK;
+}
+
+void wi_verbs_ep_query(const struct weir_ep *base, weir_ep_attr *attr)
+{
+    attr->max_inline = ((const struct verbs_ep *)base)->max_inline;
+    attr->ordered_writes = 1;
+    attr->native_signal = 1;
+}
+
+/* ---- End
+ * ------------------------------------------------------------------------------------------------------------- */
+
+/* Ends the connection, then the operations: the device touches their memory no more. */
+static void ep_end(struct verbs_ep *ep, weir_status status)
+{
+    if (!ep->base.ready && ep->end.qp)
+        ep->iface->connecting--;
+    if (ep->suspect_ns)
+        ep->iface->suspects--;
+    ep->suspect_ns = 0;
+    wi_verbs_end(&ep->end);
+    wi_verbs_queue_end(ep, status);
+}
+
+void wi_verbs_ep_abandon(struct verbs_ep *ep)
+{
+    ep_end(ep, ep->base.status);
+}
+
+void wi_verbs_ep_close(struct weir_ep *base)
+{
+    struct verbs_ep *ep = verbs_ep(base);
+    wi_verbs_drain(ep->iface); /* what was done before counts */
+    ep_end(ep, WEIR_ERR_CANCELED);
+    ep_free(ep);
+}

@@ -1,0 +1,183 @@
+/* The target's side of connections, and the messages that arrive over them. */
+#include "core/error.h"
+#include "core/log.h"
+#include "transport/verbs/verbs.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Links
+ * ----------------------------------------------------------------------------------------------------------- */
+
+static struct verbs_link **bucket(struct verbs_iface *iface, uint32_t qp_num)
+{
+    return &iface->link_by_qp[(qp_num ^ qp_num >> 8) % WI_VERBS_LINK_BUCKETS];
+}
+
+static void link_free(struct verbs_iface *iface, struct verbs_link *link)
+{
+    if (link->next)
+        link->next->prev = link->prev;
+    if (link->prev)
+        link->prev->next = link->next;
+    else if (iface->links == link)
+        iface->links = link->next;
+    wi_verbs_block_destroy(link->ring, WI_VERBS_RING_BYTES, link->ring_mr);
+    free(link);
+}
+
+static void unhash(struct verbs_iface *iface, struct verbs_link *link)
+{
+    struct verbs_link **at = bucket(iface, link->qp_num);
+    while (*at && *at != link)
+        at = &(*at)->hash_next;
+    if (*at)
+        *at = link->hash_next;
+}
+
+weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *id, uint64_t peer_id,
+                                 struct verbs_link **out)
+{
+    struct verbs_link *link = calloc(1, sizeof(*link));
+    if (!link)
+        return wi_error(WEIR_ERR_NO_MEMORY, "connection from rank %llu: out of memory", (unsigned long long)peer_id);
+    link->end.kind = VERBS_LINK;
+    link->peer_id = peer_id;
+    weir_status status = wi_verbs_block_create(
+        iface, WI_VERBS_RING_BYTES, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ,
+        "connection's message ring", &link->ring, &link->ring_mr);
+    if (status != WEIR_OK)
+        goto fail_link;
+    struct ibv_qp_init_attr attr = {
+        .qp_context = &link->end,
+        .send_cq = iface->device.cq,
+        .recv_cq = iface->device.cq,
+        .srq = iface->device.srq,
+        .cap = {.max_send_wr = 1, .max_send_sge = 1},
+        .qp_type = IBV_QPT_RC,
+    };
+    link->end.qp = ibv_create_qp(iface->device.pd, &attr);
+    if (!link->end.qp) {
+        status = wi_error(WEIR_ERR_LIMIT, "connection from rank %llu: no queue pair: %s", (unsigned long long)peer_id,
+                          strerror(errno));
+        goto fail_ring;
+    }
+    link->end.id = id;
+    id->context = &link->end;
+    link->next = iface->links;
+    if (iface->links)
+        iface->links->prev = link;
+    iface->links = link;
+    *out = link;
+    return WEIR_OK;
+
+fail_ring:
+    wi_verbs_block_destroy(link->ring, WI_VERBS_RING_BYTES, link->ring_mr);
+fail_link:
+    free(link);
+    return status;
+}
+
+void wi_verbs_link_ready(struct verbs_iface *iface, struct verbs_link *link)
+{
+    link->qp_num = link->end.qp->qp_num;
+    struct verbs_link **at = bucket(iface, link->qp_num);
+    link->hash_next = *at;
+    *at = link;
+}
+
+void wi_verbs_link_gone(struct verbs_iface *iface, struct verbs_link *link)
+{
+    unhash(iface, link);
+    wi_verbs_end(&link->end);
+    if (link->arrived == 0)
+        link_free(iface, link);
+}
+
+void wi_verbs_links_free(struct verbs_iface *iface)
+{
+    while (iface->links) {
+        wi_verbs_end(&iface->links->end);
+        link_free(iface, iface->links);
+    }
+}
+
+/* ---- Messages
+ * -------------------------------------------------------------------------------------------------------- */
+
+/* Links take turns: one message each. A link is in the ring of turns while it has messages. */
+static void turn_add(struct verbs_iface *iface, struct verbs_link *link)
+{
+    if (!iface->turn) {
+        iface->turn = link->turn_next = link->turn_prev = link;
+        return;
+    }
+    link->turn_next = iface->turn;
+    link->turn_prev = iface->turn->turn_prev;
+    link->turn_prev->turn_next = link;
+    link->turn_next->turn_prev = link;
+}
+
+static void turn_remove(struct verbs_iface *iface, struct verbs_link *link)
+{
+    if (iface->turn == link)
+        iface->turn = link->turn_next == link ? NULL : link->turn_next;
+    link->turn_next->turn_prev = link->turn_prev;
+    link->turn_prev->turn_next = link->turn_next;
+}
+
+void wi_verbs_link_message(struct verbs_iface *iface, uint32_t qp_num)
+{
+    struct verbs_link *link = *bucket(iface, qp_num);
+    while (link && link->qp_num != qp_num)
+        link = link->hash_next;
+    if (link && link->arrived++ == 0)
+        turn_add(iface, link);
+}
+
+/* What the peer wrote into the ring made no sense: its messages are over. */
+static void broken(struct verbs_iface *iface, struct verbs_link *link, uint32_t len)
+{
+    wi_warn("verbs: rank %llu sent a message of %u bytes; its connection is closed", (unsigned long long)link->peer_id,
+            len);
+    turn_remove(iface, link);
+    link->arrived = 0;
+    wi_verbs_link_gone(iface, link);
+}
+
+/* The message is copied out of the ring, where the peer could still change it. */
+struct wi_msg *wi_verbs_msg_peek(struct wi_iface *base)
+{
+    struct verbs_iface *iface = verbs_iface(base);
+    while (!iface->peeked && iface->turn) {
+        struct verbs_link *link = iface->turn;
+        const unsigned char *entry = link->ring + wi_verbs_ring_offset(link->position);
+        uint32_t len = le32toh(__atomic_load_n((const uint32_t *)(const void *)entry, __ATOMIC_RELAXED));
+        if (len > WEIR_MSG_MAX) {
+            broken(iface, link, len);
+            continue;
+        }
+        iface->msg->peer_id = link->peer_id;
+        iface->msg->len = len;
+        memcpy(iface->msg->data, entry + WI_VERBS_ENTRY_HEADER, len);
+        iface->peeked = link;
+    }
+    return iface->peeked ? iface->msg : NULL;
+}
+
+void wi_verbs_msg_pop(struct wi_iface *base)
+{
+    struct verbs_iface *iface = verbs_iface(base);
+    struct verbs_link *link = iface->peeked;
+    iface->peeked = NULL;
+    iface->turn = link->turn_next;
+    link->position = wi_verbs_ring_next(link->position, iface->msg->len);
+    __atomic_store_n((uint64_t *)(void *)link->ring, htole64(link->position), __ATOMIC_RELEASE);
+    if (--link->arrived > 0)
+        return;
+    turn_remove(iface, link);
+    if (!link->end.qp)
+        link_free(iface, link);
+}

@@ -1,0 +1,358 @@
+/*
+ * The send queue of an endpoint: posting, and what is to be done when operations end.
+ *
+ * A reliable connection completes in order, so one signaled operation ends all before it. Signaled are operations whose
+ * end somebody waits for, and one in `period` of the others, lest the queue fill up unseen.
+ */
+#include "core/error.h"
+#include "core/log.h"
+#include "transport/verbs/verbs.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <string.h>
+
+static const enum ibv_wr_opcode opcodes[] = {
+    [VERBS_PUT] = IBV_WR_RDMA_WRITE,
+    [VERBS_GET] = IBV_WR_RDMA_READ,
+    [VERBS_PUT_SIGNAL] = IBV_WR_RDMA_WRITE_WITH_IMM,
+    [VERBS_FETCH_ADD] = IBV_WR_ATOMIC_FETCH_AND_ADD,
+    [VERBS_SEND] = IBV_WR_RDMA_WRITE_WITH_IMM,
+    [VERBS_FLUSH] = IBV_WR_RDMA_WRITE,
+    [VERBS_ROOM] = IBV_WR_RDMA_READ,
+};
+
+/* ---- Posting
+ * --------------------------------------------------------------------------------------------------------- */
+
+static inline bool has_room(const struct verbs_ep *ep)
+{
+    return ep->head - ep->tail < ep->depth && ep->iface->cq_room > 0;
+}
+
+/* The device refused an operation although there was room: the queue pair has failed, perhaps unseen so far. */
+static weir_status refused(struct verbs_ep *ep, int error)
+{
+    wi_verbs_drain(ep->iface);
+    wi_ep_fail(&ep->base, WEIR_ERR_IO, "posting to rank %llu over verbs: %s", (unsigned long long)ep->base.peer_id,
+               strerror(error));
+    wi_verbs_ep_abandon(ep);
+    return wi_error(ep->base.status, "%s", ep->base.sentence);
+}
+
+/* Posts one piece of an operation: `len` bytes of it. `last`: it ends with this piece. */
+static inline weir_status post_piece(struct verbs_ep *ep, const struct verbs_op *op, uint32_t len, bool last)
+{
+    struct verbs_slot *slot = &ep->slots[ep->head & ep->mask];
+    struct ibv_sge sge = {.addr = (uintptr_t)op->local, .length = len, .lkey = op->lkey};
+    struct ibv_send_wr wr, *bad;
+    /* Near the end of the completion queue every operation is, lest many endpoints' unseen ones fill it up for good. */
+    bool signaled = (last && op->comp) || op->kind == VERBS_ROOM || ep->unsignaled + 1 >= ep->period ||
+                    ep->iface->cq_room < WI_VERBS_SRQ_DEPTH / 2;
+
+    wr.wr_id = (uint64_t)ep->handle << 32 | ep->head;
+    wr.next = NULL;
+    wr.sg_list = &sge;
+    wr.num_sge = len > 0;
+    wr.opcode = last || op->kind != VERBS_PUT_SIGNAL ? opcodes[op->kind] : IBV_WR_RDMA_WRITE;
+    wr.send_flags = signaled ? IBV_SEND_SIGNALED : 0;
+    wr.imm_data = htobe32(op->imm);
+    if (op->kind == VERBS_FETCH_ADD) {
+        wr.wr.atomic.remote_addr = op->remote_addr;
+        wr.wr.atomic.compare_add = op->value;
+        wr.wr.atomic.rkey = op->rkey;
+    } else {
+        wr.wr.rdma.remote_addr = op->remote_addr;
+        wr.wr.rdma.rkey = op->rkey;
+        if (len - 1 < ep->max_inline && wr.opcode != IBV_WR_RDMA_READ) /* not if it is 0 */
+            wr.send_flags |= IBV_SEND_INLINE;
+    }
+    int error = ibv_post_send(ep->end.qp, &wr, &bad);
+    if (__builtin_expect(error, 0))
+        return refused(ep, error);
+
+    slot->comp = last ? op->comp : NULL;
+    slot->flush = NULL;
+    slot->result = op->result;
+    slot->kind = (uint8_t)op->kind;
+    slot->signaled = signaled;
+    ep->unsignaled = signaled ? 0 : ep->unsignaled + 1;
+    ep->head++;
+    ep->iface->cq_room--;
+    return WEIR_OK;
+}
+
+/* Posts as many pieces of ep->rest as there is room for. */
+static weir_status post_rest(struct verbs_ep *ep)
+{
+    struct verbs_op *op = &ep->rest;
+    uint64_t max_piece = ep->iface->device.max_piece;
+    while (has_room(ep)) {
+        bool last = op->len <= max_piece;
+        uint32_t len = (uint32_t)(last ? op->len : max_piece);
+        weir_status status = post_piece(ep, op, len, last);
+        if (status != WEIR_OK)
+            return status;
+        if (last) {
+            ep->has_rest = false;
+            return WEIR_OK;
+        }
+        op->local = (const char *)op->local + len;
+        op->remote_addr += len;
+        op->len -= len;
+    }
+    return WEIR_OK;
+}
+
+/* Longer than the device takes at once: whatever does not fit now is posted from progress. */
+static weir_status post_long(struct verbs_ep *ep, const struct verbs_op *op)
+{
+    ep->rest = *op;
+    ep->has_rest = true;
+    wi_comp_start(op->comp);
+    weir_status status = post_rest(ep);
+    if (status != WEIR_OK || !ep->has_rest)
+        return WEIR_OK; /* a failure has ended the endpoint, and with it this operation's completion */
+    ep->rest_next = ep->iface->rests;
+    ep->iface->rests = ep;
+    return WEIR_OK;
+}
+
+static inline weir_status post(struct verbs_ep *ep, const struct verbs_op *op)
+{
+    if (__builtin_expect(!has_room(ep) || ep->has_rest, 0))
+        return WEIR_ERR_AGAIN;
+    if (__builtin_expect(op->len > ep->iface->device.max_piece, 0))
+        return post_long(ep, op);
+    weir_status status = post_piece(ep, op, (uint32_t)op->len, true);
+    if (__builtin_expect(status == WEIR_OK, 1))
+        wi_comp_start(op->comp);
+    return status;
+}
+
+void wi_verbs_queue_rests(struct verbs_iface *iface)
+{
+    struct verbs_ep **at = &iface->rests;
+    while (*at) {
+        struct verbs_ep *ep = *at;
+        if (ep->has_rest && has_room(ep) && ep->end.qp)
+            post_rest(ep);
+        if (*at != ep)
+            continue; /* it failed, and left the list */
+        if (ep->has_rest)
+            at = &ep->rest_next;
+        else
+            *at = ep->rest_next;
+    }
+}
+
+/* ---- Ending
+ * ---------------------------------------------------------------------------------------------------------- */
+
+static uint64_t *bounce_word(const struct verbs_ep *ep, uint32_t sequence)
+{
+    return (uint64_t *)(void *)(ep->block + WI_VERBS_RING_BYTES) + 1 + (sequence & ep->mask);
+}
+
+/* What the target has taken of our messages, as it says. */
+static void room_read(struct verbs_ep *ep)
+{
+    uint64_t taken = le64toh(*(volatile uint64_t *)(void *)(ep->block + WI_VERBS_RING_BYTES));
+    ep->asking = false;
+    if (taken - ep->taken <= ep->position - ep->taken)
+        ep->taken = taken;
+    else
+        wi_warn("verbs: rank %llu counts messages that were not sent", (unsigned long long)ep->base.peer_id);
+}
+
+void wi_verbs_queue_retire(struct verbs_ep *ep, uint32_t sequence)
+{
+    uint32_t count = sequence - ep->tail + 1;
+    ep->iface->cq_room += count;
+    for (; count > 0; count--, ep->tail++) {
+        struct verbs_slot *slot = &ep->slots[ep->tail & ep->mask];
+        if (slot->result)
+            *slot->result = *bounce_word(ep, ep->tail);
+        if (slot->kind == VERBS_ROOM)
+            room_read(ep);
+        wi_comp_end(slot->comp, WEIR_OK);
+        wi_comp_end(slot->flush, WEIR_OK);
+    }
+}
+
+/* Its completions may still be in the queue: the room for them comes back when the queue was seen empty. */
+void wi_verbs_queue_end(struct verbs_ep *ep, weir_status status)
+{
+    struct verbs_ep **at = &ep->iface->rests;
+    while (*at && *at != ep)
+        at = &(*at)->rest_next;
+    if (*at)
+        *at = ep->rest_next;
+    ep->iface->cq_owed += ep->head - ep->tail;
+    for (; ep->tail != ep->head; ep->tail++) {
+        wi_comp_end(ep->slots[ep->tail & ep->mask].comp, status);
+        wi_comp_end(ep->slots[ep->tail & ep->mask].flush, status);
+    }
+    if (ep->has_rest)
+        wi_comp_end(ep->rest.comp, status);
+    ep->has_rest = false;
+}
+
+/* ---- Operations
+ * ------------------------------------------------------------------------------------------------------ */
+
+static inline uint32_t rkey_of(const struct weir_rkey *rkey)
+{
+    return rkey ? ((const struct verbs_rkey *)rkey)->rkey : 0;
+}
+
+static weir_status not_registered(const struct verbs_ep *ep, const char *name, const void *local, size_t len)
+{
+    return wi_error(
+        WEIR_ERR_KEY,
+        "%s of %zu bytes to rank %llu: the local memory at %p is not registered, which verbs needs beyond %u "
+        "bytes; use weir_pool_alloc() or weir_mem_register()",
+        name, len, (unsigned long long)ep->base.peer_id, local, ep->max_inline);
+}
+
+static inline weir_status write_to(struct verbs_ep *ep, enum verbs_kind kind, const char *name, const void *local,
+                                   const struct wi_mr *mr, size_t len, uint64_t remote_addr,
+                                   const struct weir_rkey *rkey, uint32_t imm, weir_comp *comp)
+{
+    if (__builtin_expect(!mr && len > ep->max_inline, 0))
+        return not_registered(ep, name, local, len);
+    const struct verbs_op op = {
+        .kind = kind,
+        .lkey = mr ? ((const struct verbs_mr *)mr)->mr->lkey : 0,
+        .rkey = rkey_of(rkey),
+        .imm = imm,
+        .local = local,
+        .len = len,
+        .remote_addr = remote_addr,
+        .comp = comp,
+    };
+    return post(ep, &op);
+}
+
+weir_status wi_verbs_put(struct weir_ep *ep, const void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
+                         struct weir_rkey *rkey, weir_comp *comp)
+{
+    return write_to(verbs_ep(ep), VERBS_PUT, "put", local, mr, len, remote_addr, rkey, 0, comp);
+}
+
+weir_status wi_verbs_put_signal(struct weir_ep *ep, const void *local, struct wi_mr *mr, size_t len,
+                                uint64_t remote_addr, struct weir_rkey *rkey, uint32_t signal, weir_comp *comp)
+{
+    return write_to(verbs_ep(ep), VERBS_PUT_SIGNAL, "put_signal", local, mr, len, remote_addr, rkey, signal, comp);
+}
+
+weir_status wi_verbs_get(struct weir_ep *base, void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
+                         struct weir_rkey *rkey, weir_comp *comp)
+{
+    struct verbs_ep *ep = verbs_ep(base);
+    if (!mr)
+        return wi_error(WEIR_ERR_KEY,
+                        "get of %zu bytes from rank %llu: the local memory at %p is not registered; use "
+                        "weir_pool_alloc() or weir_mem_register()",
+                        len, (unsigned long long)base->peer_id, local);
+    const struct verbs_op op = {
+        .kind = VERBS_GET,
+        .lkey = ((const struct verbs_mr *)mr)->mr->lkey,
+        .rkey = rkey_of(rkey),
+        .local = local,
+        .len = len,
+        .remote_addr = remote_addr,
+        .comp = comp,
+    };
+    return post(ep, &op);
+}
+
+weir_status wi_verbs_fetch_add(struct weir_ep *base, uint64_t value, uint64_t *result, struct wi_mr *mr,
+                               uint64_t remote_addr, struct weir_rkey *rkey, weir_comp *comp)
+{
+    struct verbs_ep *ep = verbs_ep(base);
+    if (!ep->iface->device.atomics)
+        return wi_error(WEIR_ERR_UNSUPPORTED, "fetch_add: %s has no atomic operations", base->iface->device);
+    const struct verbs_op op = {
+        .kind = VERBS_FETCH_ADD,
+        .lkey = mr ? ((const struct verbs_mr *)mr)->mr->lkey : ep->block_mr->lkey,
+        .rkey = rkey_of(rkey),
+        .local = mr ? result : bounce_word(ep, ep->head),
+        .len = sizeof(uint64_t),
+        .remote_addr = remote_addr,
+        .value = value,
+        .result = mr ? NULL : result,
+        .comp = comp,
+    };
+    return post(ep, &op);
+}
+
+weir_status wi_verbs_flush(struct weir_ep *base, weir_comp *comp)
+{
+    struct verbs_ep *ep = verbs_ep(base);
+    if (ep->has_rest)
+        return WEIR_ERR_AGAIN;
+    if (ep->tail == ep->head)
+        return WEIR_OK;
+    struct verbs_slot *last = &ep->slots[(ep->head - 1) & ep->mask];
+    if (last->signaled && !last->flush) {
+        last->flush = comp;
+        wi_comp_start(comp);
+        return WEIR_OK;
+    }
+    return post(ep, &(struct verbs_op){.kind = VERBS_FLUSH, .comp = comp});
+}
+
+/* ---- Messages
+ * -------------------------------------------------------------------------------------------------------- */
+
+/* Asks how much of the ring the target has taken; the answer comes with a completion, which also wakes a sleeper. */
+static weir_status ask_for_room(struct verbs_ep *ep)
+{
+    const struct verbs_op op = {
+        .kind = VERBS_ROOM,
+        .lkey = ep->block_mr->lkey,
+        .rkey = ep->ring_rkey,
+        .local = ep->block + WI_VERBS_RING_BYTES,
+        .len = sizeof(uint64_t),
+        .remote_addr = ep->ring_addr,
+    };
+    weir_status status = post(ep, &op);
+    if (status == WEIR_OK)
+        ep->asking = true;
+    return status;
+}
+
+weir_status wi_verbs_send(struct weir_ep *base, const void *data, size_t len)
+{
+    struct verbs_ep *ep = verbs_ep(base);
+    uint32_t size = (uint32_t)len;
+    if (!wi_verbs_ring_fits(ep->position, ep->taken, size)) {
+        weir_status status = ep->asking ? WEIR_OK : ask_for_room(ep);
+        return status == WEIR_OK ? WEIR_ERR_AGAIN : status;
+    }
+    if (!has_room(ep))
+        return WEIR_ERR_AGAIN;
+    /* The copy lies where the entry will lie at the target: it is free again when that is taken. */
+    uint32_t offset = wi_verbs_ring_offset(ep->position);
+    uint32_t header[2] = {htole32(size), 0};
+    memcpy(ep->block + offset, header, sizeof(header));
+    if (size > 0)
+        memcpy(ep->block + offset + WI_VERBS_ENTRY_HEADER, data, size);
+    const struct verbs_op op = {
+        .kind = VERBS_SEND,
+        .lkey = ep->block_mr->lkey,
+        .rkey = ep->ring_rkey,
+        .imm = WI_VERBS_IMM_MESSAGE,
+        .local = ep->block + offset,
+        .len = WI_VERBS_ENTRY_HEADER + size,
+        .remote_addr = ep->ring_addr + offset,
+    };
+    weir_status status = post(ep, &op);
+    if (status != WEIR_OK)
+        return status;
+    ep->position = wi_verbs_ring_next(ep->position, size);
+    if (!ep->asking && ep->position - ep->taken > WI_VERBS_RING_SIZE / 2)
+        ask_for_room(ep); /* if there is no room for that now, a later message asks */
+    return WEIR_OK;
+}

@@ -1,0 +1,249 @@
+/* The verbs backend: its interface, progress, sleeping, and the table of its operations. */
+#include "transport/verbs/verbs.h"
+
+#include "core/clock.h"
+#include "core/error.h"
+#include "core/log.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+enum {
+    TURNS_PER_LOOK = 16,         /* progress() reads the clock once in so many calls */
+    LOOK_CONNECTING_NS = 500000, /* and looks at the slow descriptors after this time, while it waits for them */
+    LOOK_IDLE_NS = 5000000,      /* otherwise */
+    EVENTS_PER_ACK = 256,
+};
+
+/* ---- Interface
+ * ------------------------------------------------------------------------------------------------------- */
+
+static weir_status probe(void)
+{
+    struct verbs_choice choice;
+    return wi_verbs_choose(NULL, &choice);
+}
+
+static weir_status open_epoll(struct verbs_iface *iface)
+{
+    const int fds[] = {iface->device.wakeups->fd, iface->channel->fd, iface->device.context->async_fd};
+    iface->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    for (size_t i = 0; iface->epoll_fd >= 0 && i < sizeof(fds) / sizeof(fds[0]); i++) {
+        struct epoll_event event = {.events = EPOLLIN};
+        if (epoll_ctl(iface->epoll_fd, EPOLL_CTL_ADD, fds[i], &event))
+            return wi_error(WEIR_ERR_IO, "verbs: descriptor to sleep on: %s", strerror(errno));
+    }
+    return iface->epoll_fd >= 0 ? WEIR_OK : wi_error(WEIR_ERR_IO, "verbs: no epoll descriptor: %s", strerror(errno));
+}
+
+/* Safe on an interface that was made by half. */
+static void close_iface(struct wi_iface *base)
+{
+    struct verbs_iface *iface = verbs_iface(base);
+    wi_verbs_links_free(iface);
+    wi_verbs_unlisten(iface);
+    if (iface->epoll_fd >= 0)
+        close(iface->epoll_fd);
+    if (iface->events_unacked > 0)
+        ibv_ack_cq_events(iface->device.cq, iface->events_unacked);
+    wi_verbs_device_close(&iface->device);
+    free(iface->base.signals);
+    free(iface->eps);
+    free(iface->msg);
+    free(iface);
+}
+
+static weir_status open_iface(const struct wi_iface_params *params, struct wi_iface **out)
+{
+    struct verbs_iface *iface = calloc(1, sizeof(*iface));
+    if (!iface)
+        return wi_error(WEIR_ERR_NO_MEMORY, "verbs: out of memory");
+    iface->base.ops = &wi_verbs_ops;
+    iface->base.params = *params;
+    iface->base.wakes_on_signal = true;
+    iface->epoll_fd = -1;
+    iface->look_now = true;
+    size_t signals_size = ((size_t)params->signals * sizeof(uint64_t) + 63) / 64 * 64;
+    iface->base.signals = aligned_alloc(64, signals_size);
+    iface->msg = malloc(sizeof(struct wi_msg) + WEIR_MSG_MAX);
+    weir_status status = WEIR_OK;
+    if (!iface->base.signals || !iface->msg)
+        status = wi_error(WEIR_ERR_NO_MEMORY, "verbs: out of memory");
+    else
+        memset(iface->base.signals, 0, signals_size);
+    /* Before anything is registered: a process that forks keeps its registered memory to itself. */
+    int error = status == WEIR_OK ? ibv_fork_init() : 0;
+    if (error)
+        wi_debug("verbs: fork support: %s", strerror(error));
+    if (status == WEIR_OK)
+        status = wi_verbs_choose(params->bind_address, &iface->choice);
+    if (status == WEIR_OK) {
+        snprintf(iface->base.device, sizeof(iface->base.device), "%.58s:%u", iface->choice.device, iface->choice.port);
+        status = wi_verbs_device_open(&iface->device, &iface->choice);
+    }
+    iface->cq_room = iface->device.cq_depth - iface->device.srq_depth;
+    if (status == WEIR_OK)
+        status = wi_verbs_receives_post(iface);
+    if (status == WEIR_OK)
+        status = wi_verbs_listen(iface);
+    if (status == WEIR_OK)
+        status = open_epoll(iface);
+    if (status != WEIR_OK) {
+        close_iface(&iface->base);
+        return status;
+    }
+    *out = &iface->base;
+    return WEIR_OK;
+}
+
+/* ---- Events of the device
+ * -------------------------------------------------------------------------------------------- */
+
+static void fail_all(struct verbs_iface *iface, const char *event)
+{
+    for (uint32_t i = 0; i < iface->eps_room; i++) {
+        struct verbs_ep *ep = iface->eps[i];
+        if (!ep || ep->base.status != WEIR_OK)
+            continue;
+        wi_ep_fail(&ep->base, WEIR_ERR_NO_DEVICE, "connection to rank %llu: %s reports '%s'",
+                   (unsigned long long)ep->base.peer_id, iface->base.device, event);
+        wi_verbs_ep_abandon(ep);
+    }
+}
+
+static bool async_event(struct verbs_iface *iface)
+{
+    struct ibv_async_event event;
+    if (ibv_get_async_event(iface->device.context, &event))
+        return false;
+    ibv_ack_async_event(&event);
+    const char *text = ibv_event_type_str(event.event_type);
+    switch (event.event_type) {
+    case IBV_EVENT_DEVICE_FATAL:
+    case IBV_EVENT_CQ_ERR:
+    case IBV_EVENT_SRQ_ERR:
+        wi_warn("%s reports '%s': all its connections end", iface->base.device, text);
+        fail_all(iface, text);
+        break;
+    case IBV_EVENT_PORT_ERR: /* operations end by themselves if it does not come back before their last try */
+        wi_warn("%s: port %d is down", iface->base.device, event.element.port_num);
+        break;
+    default: /* of a queue pair: its initiator sees it by a completion and ends the connection */
+        wi_debug("%s reports '%s'", iface->base.device, text);
+        break;
+    }
+    return true;
+}
+
+/* ---- Progress
+ * -------------------------------------------------------------------------------------------------------- */
+
+/* Connections and device events: behind system calls, so looked at now and then only. */
+static unsigned look(struct verbs_iface *iface)
+{
+    struct pollfd fds[] = {{.fd = iface->channel->fd, .events = POLLIN},
+                           {.fd = iface->device.context->async_fd, .events = POLLIN}};
+    unsigned count = 0;
+    iface->look_now = false;
+    iface->look_ns = wi_now_ns();
+    poll(fds, 2, 0);
+    if (fds[1].revents)
+        while (count < 64 && async_event(iface))
+            count++;
+    if (fds[0].revents)
+        count += wi_verbs_cm_progress(iface);
+    if (iface->suspects)
+        wi_verbs_suspects(iface);
+    return count;
+}
+
+static bool time_to_look(struct verbs_iface *iface)
+{
+    if (iface->look_now)
+        return true;
+    if (++iface->turns % TURNS_PER_LOOK != 0)
+        return false;
+    return wi_now_ns() - iface->look_ns > (iface->connecting || iface->suspects ? LOOK_CONNECTING_NS : LOOK_IDLE_NS);
+}
+
+static unsigned progress(struct wi_iface *base)
+{
+    struct verbs_iface *iface = verbs_iface(base);
+    unsigned count = wi_verbs_poll(iface);
+    if (__builtin_expect(iface->rests != NULL, 0))
+        wi_verbs_queue_rests(iface);
+    if (__builtin_expect(time_to_look(iface), 0))
+        count += look(iface);
+    return count;
+}
+
+/* ---- Sleeping
+ * -------------------------------------------------------------------------------------------------------- */
+
+static int event_fd(struct wi_iface *base)
+{
+    return verbs_iface(base)->epoll_fd;
+}
+
+/* An event is asked for first, then the queue is looked at: what comes in between is seen by one of them. */
+static weir_status arm(struct wi_iface *base)
+{
+    struct verbs_iface *iface = verbs_iface(base);
+    if (!iface->armed) {
+        int error = ibv_req_notify_cq(iface->device.cq, 0);
+        if (error)
+            return wi_error(WEIR_ERR_IO, "%s: no completion event can be asked for: %s", base->device, strerror(error));
+        iface->armed = true;
+    }
+    return wi_verbs_poll(iface) > 0 ? WEIR_ERR_AGAIN : WEIR_OK;
+}
+
+static void disarm(struct wi_iface *base)
+{
+    struct verbs_iface *iface = verbs_iface(base);
+    struct ibv_cq *cq;
+    void *context;
+    while (ibv_get_cq_event(iface->device.wakeups, &cq, &context) == 0) {
+        iface->armed = false;
+        iface->events_unacked++;
+    }
+    if (iface->events_unacked >= EVENTS_PER_ACK) {
+        ibv_ack_cq_events(iface->device.cq, iface->events_unacked);
+        iface->events_unacked = 0;
+    }
+    iface->look_now = true;
+}
+
+const struct wi_transport_ops wi_verbs_ops = {
+    .name = "verbs",
+    .wire_id = 3,
+    .probe = probe,
+    .open = open_iface,
+    .close = close_iface,
+    .address = wi_verbs_address,
+    .mem_register = wi_verbs_mem_register,
+    .mem_deregister = wi_verbs_mem_deregister,
+    .mem_export = wi_verbs_mem_export,
+    .rkey_import = wi_verbs_rkey_import,
+    .rkey_destroy = wi_verbs_rkey_destroy,
+    .ep_create = wi_verbs_ep_create,
+    .ep_query = wi_verbs_ep_query,
+    .ep_close = wi_verbs_ep_close,
+    .put = wi_verbs_put,
+    .get = wi_verbs_get,
+    .put_signal = wi_verbs_put_signal,
+    .fetch_add = wi_verbs_fetch_add,
+    .send = wi_verbs_send,
+    .flush = wi_verbs_flush,
+    .progress = progress,
+    .msg_peek = wi_verbs_msg_peek,
+    .msg_pop = wi_verbs_msg_pop,
+    .event_fd = event_fd,
+    .arm = arm,
+    .disarm = disarm,
+};

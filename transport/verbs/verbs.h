@@ -1,0 +1,267 @@
+/*
+ * What the files of the verbs backend share.
+ *
+ * An interface has one completion queue and one shared receive queue. An endpoint is a reliable connection made by the
+ * initiator; at the target a link stands for it, which only receives. So two contexts that reach each other both have
+ * two queue pairs, one a direction.
+ */
+#ifndef WI_VERBS_H
+#define WI_VERBS_H
+
+#include "transport/ops.h"
+#include "transport/verbs/wire.h"
+
+#include <infiniband/verbs.h>
+#include <rdma/rdma_cma.h>
+
+#define WI_VERBS_RECEIVED                                                                                              \
+    (~0ull) /* wr_id of receives; sends have the endpoint's handle and the slot's sequence number */
+
+enum {
+    WI_VERBS_SRQ_DEPTH = 4096, /* signals and messages that can arrive between two calls of progress() */
+    WI_VERBS_CQ_DEPTH = 16384,
+    WI_VERBS_LINK_BUCKETS = 256,
+};
+
+/* ---- Device (device.c) ------------------------------------------------------------------------------------------- */
+
+/* A device and port, and the IP addresses by which the connection manager finds them. */
+struct verbs_choice {
+    char device[64];
+    uint8_t port;
+    struct wi_verbs_address address;
+};
+
+struct verbs_device {
+    struct ibv_context *context;
+    struct ibv_pd *pd;
+    struct ibv_comp_channel *wakeups;
+    struct ibv_cq *cq;
+    struct ibv_srq *srq;
+    uint64_t max_piece; /* longest single operation */
+    uint32_t max_depth; /* send queue entries a queue pair can have */
+    uint8_t max_reads;  /* reads and atomics outstanding, as initiator */
+    uint8_t max_served; /* and as target */
+    bool atomics;
+    uint32_t srq_depth, cq_depth;
+};
+
+/* Finds the device and port that WEIR_DEVICE, `bind_address` (may be NULL) and WEIR_INTERFACE ask for. */
+weir_status wi_verbs_choose(const char *bind_address, struct verbs_choice *choice);
+weir_status wi_verbs_device_open(struct verbs_device *device, const struct verbs_choice *choice);
+void wi_verbs_device_close(struct verbs_device *device); /* safe on a half-open one */
+
+/* ---- Connections (cm.c) ------------------------------------------------------------------------------------------ */
+
+/* What a connection manager id or queue pair belongs to: the first thing behind its context pointer. */
+struct verbs_end {
+    enum { VERBS_LISTENER, VERBS_EP, VERBS_LINK } kind;
+    struct rdma_cm_id *id;
+    struct ibv_qp *qp;
+};
+
+/* The target's side of a connection. It lives on after the peer has gone until its messages were taken. */
+struct verbs_link {
+    struct verbs_end end;
+    uint64_t peer_id;
+    struct verbs_link *next, *prev; /* all of the interface */
+    struct verbs_link *hash_next;   /* by queue pair number */
+    uint32_t qp_num;
+    unsigned char *ring;
+    struct ibv_mr *ring_mr;
+    uint64_t position;                        /* of the next message to take */
+    uint32_t arrived;                         /* messages that can be taken */
+    struct verbs_link *turn_next, *turn_prev; /* links with messages, in the order of their turn */
+};
+
+/* ---- Sending (queue.c) ------------------------------------------------------------------------------------------- */
+
+enum verbs_kind { VERBS_PUT, VERBS_GET, VERBS_PUT_SIGNAL, VERBS_FETCH_ADD, VERBS_SEND, VERBS_FLUSH, VERBS_ROOM };
+
+/* One operation; long ones are posted in pieces. */
+struct verbs_op {
+    enum verbs_kind kind;
+    uint32_t lkey;
+    uint32_t rkey;
+    uint32_t imm;
+    const void *local;
+    uint64_t len;
+    uint64_t remote_addr;
+    uint64_t value;   /* fetch_add: what is added */
+    uint64_t *result; /* fetch_add: where the result is copied to from the bounce word, or NULL */
+    weir_comp *comp;
+};
+
+/* What is to be done when a posted operation ends. */
+struct verbs_slot {
+    weir_comp *comp;
+    weir_comp *flush; /* a flush that rides on this operation */
+    uint64_t *result;
+    uint8_t kind;
+    bool signaled;
+};
+
+struct verbs_ep {
+    struct weir_ep base;
+    struct verbs_end end;
+    struct verbs_iface *iface;
+
+    struct verbs_slot *slots; /* of sequence number n: slots[n & mask] */
+    uint32_t mask;
+    uint32_t depth;
+    uint32_t head, tail; /* sequence numbers: next to post, oldest outstanding */
+    uint32_t handle;
+    uint32_t period;     /* one in so many operations is signaled at least */
+    uint32_t unsignaled; /* posted since the last signaled one */
+    uint32_t max_inline;
+
+    struct verbs_op rest; /* a long operation of which not all was posted yet */
+    bool has_rest;
+    struct verbs_ep *rest_next;
+
+    /* Messages; see wire.h. */
+    unsigned char *block; /* registered: copies of entries on their way, the counter read, bounce words */
+    struct ibv_mr *block_mr;
+    uint64_t ring_addr;
+    uint32_t ring_rkey;
+    uint64_t position, taken;
+    bool asking; /* a read of the ring's counter is outstanding */
+
+    struct ibv_wc suspect; /* the target refused this; it may be dying, see completion.c */
+    uint64_t suspect_ns;   /* since when, 0: not so */
+
+    struct wi_verbs_address address; /* of the peer */
+    unsigned attempt;                /* index of the address in use */
+};
+
+struct verbs_iface {
+    struct wi_iface base;
+    struct verbs_device device;
+    struct verbs_choice choice;
+
+    struct rdma_event_channel *channel;
+    struct verbs_end listeners[WI_VERBS_ADDRESS_MAX];
+    int epoll_fd;
+    bool armed;              /* the completion queue will make an event */
+    unsigned events_unacked; /* of the completion channel */
+    bool look_now;           /* look at the slow descriptors in the next progress() */
+    uint32_t turns;          /* calls of progress() */
+    uint64_t look_ns;        /* when the slow descriptors were looked at last */
+    uint32_t connecting;     /* endpoints that are not connected yet */
+    uint32_t suspects;       /* endpoints that wait for more news of their failure */
+
+    uint32_t cq_room;      /* completions that can still be outstanding */
+    uint32_t cq_owed;      /* of ended queue pairs: come back when the queue was seen empty */
+    uint32_t srq_used;     /* receives to post again */
+    struct verbs_ep **eps; /* by index, the low half of a handle */
+    uint32_t eps_room;
+    uint16_t generation;
+    struct verbs_ep *rests; /* endpoints with a rest to post */
+
+    struct verbs_link *links;
+    struct verbs_link *link_by_qp[WI_VERBS_LINK_BUCKETS];
+    struct verbs_link *turn;   /* whose message is next; ring through turn_next */
+    struct verbs_link *peeked; /* whose message is in `msg`, NULL: none */
+    struct wi_msg *msg;
+};
+
+static inline struct verbs_iface *verbs_iface(struct wi_iface *iface)
+{
+    return (struct verbs_iface *)iface;
+}
+
+static inline struct verbs_ep *verbs_ep(struct weir_ep *ep)
+{
+    return (struct verbs_ep *)ep;
+}
+
+weir_status wi_verbs_listen(struct verbs_iface *iface);
+void wi_verbs_unlisten(struct verbs_iface *iface);
+unsigned wi_verbs_cm_progress(struct verbs_iface *iface);
+weir_status wi_verbs_address(struct wi_iface *iface, void *buf, size_t *len);
+
+/* Starts connecting to the peer's address number ep->attempt, or a later one. */
+weir_status wi_verbs_connect(struct verbs_ep *ep);
+
+/* Ends connection and queue pair; what is in flight is over when this returns. Safe to call twice. */
+void wi_verbs_end(struct verbs_end *end);
+
+/* ---- Endpoints (endpoint.c) -------------------------------------------------------------------------------------- */
+
+weir_status wi_verbs_ep_create(struct wi_iface *iface, const void *address, size_t len, struct weir_ep **ep);
+void wi_verbs_ep_query(const struct weir_ep *ep, weir_ep_attr *attr);
+void wi_verbs_ep_close(struct weir_ep *ep);
+
+/* Ends a failed endpoint's connection and its outstanding operations. Call wi_ep_fail() before. */
+void wi_verbs_ep_abandon(struct verbs_ep *ep);
+
+/* ---- Links (link.c) ---------------------------------------------------------------------------------------------- */
+
+weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *id, uint64_t peer_id,
+                                 struct verbs_link **link);
+void wi_verbs_link_ready(struct verbs_iface *iface, struct verbs_link *link); /* its queue pair can receive */
+void wi_verbs_link_gone(struct verbs_iface *iface, struct verbs_link *link);  /* its peer has gone */
+void wi_verbs_links_free(struct verbs_iface *iface);
+void wi_verbs_link_message(struct verbs_iface *iface, uint32_t qp_num); /* one has arrived */
+struct wi_msg *wi_verbs_msg_peek(struct wi_iface *iface);
+void wi_verbs_msg_pop(struct wi_iface *iface);
+
+/* ---- Queue (queue.c) --------------------------------------------------------------------------------------------- */
+
+weir_status wi_verbs_put(struct weir_ep *ep, const void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
+                         struct weir_rkey *rkey, weir_comp *comp);
+weir_status wi_verbs_get(struct weir_ep *ep, void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
+                         struct weir_rkey *rkey, weir_comp *comp);
+weir_status wi_verbs_put_signal(struct weir_ep *ep, const void *local, struct wi_mr *mr, size_t len,
+                                uint64_t remote_addr, struct weir_rkey *rkey, uint32_t signal, weir_comp *comp);
+weir_status wi_verbs_fetch_add(struct weir_ep *ep, uint64_t value, uint64_t *result, struct wi_mr *mr,
+                               uint64_t remote_addr, struct weir_rkey *rkey, weir_comp *comp);
+weir_status wi_verbs_send(struct weir_ep *ep, const void *data, size_t len);
+weir_status wi_verbs_flush(struct weir_ep *ep, weir_comp *comp);
+
+/* Ends all outstanding operations with a status; the queue pair is gone already. */
+void wi_verbs_queue_end(struct verbs_ep *ep, weir_status status);
+
+/* An operation ended well: `sequence` and all before it. */
+void wi_verbs_queue_retire(struct verbs_ep *ep, uint32_t sequence);
+
+/* Posts more of the long operations. */
+void wi_verbs_queue_rests(struct verbs_iface *iface);
+
+/* ---- Completions (completion.c) ---------------------------------------------------------------------------------- */
+
+/* Handles what is in the completion queue; returns how many. */
+unsigned wi_verbs_poll(struct verbs_iface *iface);
+
+/* The same until it is empty, or was full once. */
+void wi_verbs_drain(struct verbs_iface *iface);
+
+/* Decides about endpoints whose target refused an access some time ago. */
+void wi_verbs_suspects(struct verbs_iface *iface);
+weir_status wi_verbs_receives_post(struct verbs_iface *iface); /* all receives, at the start */
+
+/* ---- Memory (memory.c) ------------------------------------------------------------------------------------------- */
+
+struct verbs_mr {
+    struct wi_mr base;
+    struct ibv_mr *mr;
+};
+
+struct verbs_rkey {
+    struct weir_rkey base;
+    uint32_t rkey;
+};
+
+weir_status wi_verbs_mem_register(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
+void wi_verbs_mem_deregister(struct wi_mr *mr);
+weir_status wi_verbs_mem_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len);
+weir_status wi_verbs_rkey_import(struct weir_ep *ep, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
+                                 struct weir_rkey **rkey);
+void wi_verbs_rkey_destroy(struct weir_rkey *rkey);
+
+/* Registered memory of our own, in pages of its own. */
+weir_status wi_verbs_block_create(struct verbs_iface *iface, size_t size, int access, const char *what,
+                                  unsigned char **block, struct ibv_mr **mr);
+void wi_verbs_block_destroy(unsigned char *block, size_t size, struct ibv_mr *mr);
+
+#endif

@@ -1,0 +1,154 @@
+#include "transport/verbs/wire.h"
+
+#include <arpa/inet.h>
+#include <endian.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { ADDRESS_HEADER = 16, ADDRESS_ENTRY = 20, VERSION = 1, MAGIC = 0x72696577 /* "weir" */ };
+
+static void store16(unsigned char *at, uint16_t value)
+{
+    value = htole16(value);
+    memcpy(at, &value, sizeof(value));
+}
+
+static void store32(unsigned char *at, uint32_t value)
+{
+    value = htole32(value);
+    memcpy(at, &value, sizeof(value));
+}
+
+static void store64(unsigned char *at, uint64_t value)
+{
+    value = htole64(value);
+    memcpy(at, &value, sizeof(value));
+}
+
+static uint16_t load16(const unsigned char *at)
+{
+    uint16_t value;
+    memcpy(&value, at, sizeof(value));
+    return le16toh(value);
+}
+
+static uint32_t load32(const unsigned char *at)
+{
+    uint32_t value;
+    memcpy(&value, at, sizeof(value));
+    return le32toh(value);
+}
+
+static uint64_t load64(const unsigned char *at)
+{
+    uint64_t value;
+    memcpy(&value, at, sizeof(value));
+    return le64toh(value);
+}
+
+/* Header: magic (u32), version (u16), count (u16), cookie (u64). Entry: 4 or 6 (u16), port (u16), address (16 bytes).
+ */
+bool wi_verbs_address_encode(const struct wi_verbs_address *address, void *buf, size_t *len)
+{
+    size_t need = ADDRESS_HEADER + address->count * ADDRESS_ENTRY;
+    if (*len < need)
+        return false;
+    unsigned char *at = buf;
+    memset(buf, 0, need);
+    store32(at, MAGIC);
+    store16(at + 4, VERSION);
+    store16(at + 6, (uint16_t)address->count);
+    store64(at + 8, address->cookie);
+    at += ADDRESS_HEADER;
+    for (unsigned i = 0; i < address->count; i++, at += ADDRESS_ENTRY) {
+        bool v4 = address->ip[i].any.sa_family == AF_INET;
+        store16(at, v4 ? 4 : 6);
+        store16(at + 2, ntohs(v4 ? address->ip[i].in4.sin_port : address->ip[i].in6.sin6_port));
+        if (v4)
+            memcpy(at + 4, &address->ip[i].in4.sin_addr, 4);
+        else
+            memcpy(at + 4, &address->ip[i].in6.sin6_addr, 16);
+    }
+    *len = need;
+    return true;
+}
+
+bool wi_verbs_address_decode(const void *buf, size_t len, struct wi_verbs_address *address)
+{
+    const unsigned char *at = buf;
+    if (len < ADDRESS_HEADER || load32(at) != MAGIC || load16(at + 4) != VERSION)
+        return false;
+    memset(address, 0, sizeof(*address));
+    address->count = load16(at + 6);
+    address->cookie = load64(at + 8);
+    if (address->count == 0 || address->count > WI_VERBS_ADDRESS_MAX ||
+        len != ADDRESS_HEADER + address->count * (size_t)ADDRESS_ENTRY)
+        return false;
+    at += ADDRESS_HEADER;
+    for (unsigned i = 0; i < address->count; i++, at += ADDRESS_ENTRY) {
+        uint16_t kind = load16(at), port = htons(load16(at + 2));
+        if ((kind != 4 && kind != 6) || port == 0)
+            return false;
+        if (kind == 4) {
+            address->ip[i].in4.sin_family = AF_INET;
+            address->ip[i].in4.sin_port = port;
+            memcpy(&address->ip[i].in4.sin_addr, at + 4, 4);
+        } else {
+            address->ip[i].in6.sin6_family = AF_INET6;
+            address->ip[i].in6.sin6_port = port;
+            memcpy(&address->ip[i].in6.sin6_addr, at + 4, 16);
+        }
+    }
+    return true;
+}
+
+void wi_verbs_address_print(const struct sockaddr *ip, char *text, size_t size)
+{
+    char number[INET6_ADDRSTRLEN] = "?";
+    bool v4 = ip->sa_family == AF_INET;
+    const struct sockaddr_in *in4 = (const void *)ip;
+    const struct sockaddr_in6 *in6 = (const void *)ip;
+    inet_ntop(ip->sa_family, v4 ? (const void *)&in4->sin_addr : (const void *)&in6->sin6_addr, number, sizeof(number));
+    snprintf(text, size, "%s port %u", number, ntohs(v4 ? in4->sin_port : in6->sin6_port));
+}
+
+void wi_verbs_hello_encode(const struct wi_verbs_hello *hello, unsigned char buf[WI_VERBS_HELLO_SIZE])
+{
+    store32(buf, MAGIC);
+    store32(buf + 4, VERSION);
+    store64(buf + 8, hello->id);
+    store64(buf + 16, hello->cookie);
+}
+
+/* The connection manager pads private data: longer is fine. */
+bool wi_verbs_hello_decode(const void *buf, size_t len, struct wi_verbs_hello *hello)
+{
+    const unsigned char *at = buf;
+    if (len < WI_VERBS_HELLO_SIZE || load32(at) != MAGIC || load32(at + 4) != VERSION)
+        return false;
+    hello->id = load64(at + 8);
+    hello->cookie = load64(at + 16);
+    return true;
+}
+
+void wi_verbs_welcome_encode(const struct wi_verbs_welcome *welcome, unsigned char buf[WI_VERBS_WELCOME_SIZE])
+{
+    store32(buf, MAGIC);
+    store32(buf + 4, VERSION);
+    store64(buf + 8, welcome->id);
+    store64(buf + 16, welcome->ring_addr);
+    store32(buf + 24, welcome->ring_rkey);
+    store32(buf + 28, WI_VERBS_RING_SIZE);
+}
+
+bool wi_verbs_welcome_decode(const void *buf, size_t len, struct wi_verbs_welcome *welcome)
+{
+    const unsigned char *at = buf;
+    if (len < WI_VERBS_WELCOME_SIZE || load32(at) != MAGIC || load32(at + 4) != VERSION ||
+        load32(at + 28) != WI_VERBS_RING_SIZE)
+        return false;
+    welcome->id = load64(at + 8);
+    welcome->ring_addr = load64(at + 16);
+    welcome->ring_rkey = load32(at + 24);
+    return true;
+}
