@@ -171,9 +171,12 @@ static void untaken_body(struct rank *r)
         CHECK_OK(weir_send(r->ep[1], "hello", 5));
         flush(r, r->ep[1]);
     }
+    barrier(r); /* the message of rank 2 is there before rank 1 takes its first one */
     if (r->rank == 1) {
         uint32_t expected = 0, number, others = 0;
         CHECK_OK(weir_signal_wait(r->ctx, signal, 1, -1));
+        while (weir_progress(r->ctx) > 0)
+            continue;
         while (expected < r->board->number[0][1] || others == 0) {
             uint64_t from;
             size_t len = sizeof(text);
