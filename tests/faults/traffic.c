@@ -1,0 +1,148 @@
+/*
+ * One rank of traffic that a driver disturbs (faults.py).
+ *
+ *   traffic pair|job DIR RANK SEED STEPS
+ *
+ * Prints a line: outcome STATUS MILLISECONDS SENTENCE, the time being that of the end or the failure. Exit status 0:
+ * success, or one clear error; 3: data was wrong or lost.
+ */
+#include "traffic.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+/* A descriptor held in reserve: files can be written and read when all others are used up. */
+#define RESERVE 9
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void use_up_files(void)
+{
+    while (open("/dev/null", O_RDONLY) >= 0)
+        continue;
+}
+
+/* Leaves what is mapped now and a little: what malloc has in hand still works, more does not. */
+static void use_up_memory(void)
+{
+    unsigned long pages = 0;
+    FILE *statm = fopen("/proc/self/statm", "r");
+    if (!statm || fscanf(statm, "%lu", &pages) != 1)
+        exit(2);
+    fclose(statm);
+    struct rlimit limit = {pages * (rlim_t)sysconf(_SC_PAGESIZE) + (256u << 10), RLIM_INFINITY};
+    setrlimit(RLIMIT_AS, &limit);
+}
+
+static uint64_t start_ns; /* of this rank */
+
+void traffic_stage(const char *stage)
+{
+    const char *fault = getenv("TRAFFIC_FAULT");
+    const char *colon = fault ? strchr(fault, ':') : NULL;
+    if (!colon || strcmp(colon + 1, stage) != 0)
+        return;
+    printf("stage %s %llu\n", fault, (unsigned long long)(now_ns() - start_ns) / 1000000u);
+    fflush(stdout);
+    if (strncmp(fault, "kill", 4) == 0)
+        raise(SIGKILL);
+    if (strncmp(fault, "stop", 4) == 0)
+        raise(SIGSTOP);
+    if (strncmp(fault, "files", 5) == 0)
+        use_up_files();
+    if (strncmp(fault, "memory", 6) == 0)
+        use_up_memory();
+}
+
+bool traffic_failed(struct traffic *t, weir_status status)
+{
+    if (status != WEIR_OK && t->status == WEIR_OK) {
+        t->status = status;
+        t->failed_ns = now_ns();
+        snprintf(t->sentence, sizeof(t->sentence), "%s", weir_last_error());
+    }
+    return status != WEIR_OK;
+}
+
+void traffic_broken(const struct traffic *t, const char *format, ...)
+{
+    va_list args;
+    printf("broken rank %d: ", t->rank);
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    printf("; last error: %s\n", weir_last_error());
+    fflush(stdout);
+    _exit(3);
+}
+
+static void path_of(const struct traffic *t, const char *name, int rank, char *path, size_t size)
+{
+    snprintf(path, size, "%s/%s.%d", t->dir, name, rank);
+}
+
+void traffic_leave(const struct traffic *t, const char *name, const void *data, size_t len)
+{
+    char path[512], temporary[520];
+    path_of(t, name, t->rank, path, sizeof(path));
+    snprintf(temporary, sizeof(temporary), "%s.part", path);
+    close(RESERVE);
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    if (fd < 0 || write(fd, data, len) != (ssize_t)len || close(fd) != 0 || rename(temporary, path) != 0) {
+        fprintf(stderr, "cannot write %s: %s\n", path, strerror(errno));
+        exit(2);
+    }
+    dup2(2, RESERVE);
+}
+
+bool traffic_find(const struct traffic *t, const char *name, int rank, void *data, size_t len)
+{
+    char path[512];
+    path_of(t, name, rank, path, sizeof(path));
+    if (len == 0)
+        return access(path, F_OK) == 0;
+    close(RESERVE);
+    int fd = open(path, O_RDONLY);
+    bool found = fd >= 0 && read(fd, data, len) == (ssize_t)len;
+    if (fd >= 0)
+        close(fd);
+    dup2(2, RESERVE);
+    return found;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 6 || (strcmp(argv[1], "pair") != 0 && strcmp(argv[1], "job") != 0)) {
+        fprintf(stderr, "Usage: traffic pair|job DIR RANK SEED STEPS\n");
+        return 2;
+    }
+    struct traffic t = {.dir = argv[2],
+                        .rank = atoi(argv[3]),
+                        .seed = strtoull(argv[4], NULL, 10),
+                        .steps = (unsigned)atoi(argv[5]),
+                        .start_ns = start_ns = now_ns()};
+    dup2(2, RESERVE);
+    traffic_stage("start");
+    if (strcmp(argv[1], "pair") == 0)
+        traffic_pair(&t);
+    else
+        traffic_job(&t);
+    uint64_t end_ns = t.status == WEIR_OK ? now_ns() : t.failed_ns;
+    printf("outcome %d %llu %s: %s\n", (int)t.status, (unsigned long long)(end_ns - t.start_ns) / 1000000u,
+           weir_status_string(t.status), t.sentence);
+    return 0;
+}
