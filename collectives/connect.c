@@ -193,6 +193,8 @@ static weir_status get_peer(struct weir_comm *comm, const struct record *ours, u
     status = weir_ep_create(comm->ctx, theirs.bytes, theirs.address_len, &peer->ep);
     if (status == WEIR_OK)
         status = weir_rkey_import(peer->ep, theirs.bytes + theirs.address_len, theirs.key_len, &peer->rkey);
+    if (status == WEIR_OK)
+        status = weir_ep_connect(peer->ep); /* all at the same time */
     *found = peer;
     if (status != WEIR_OK)
         return wi_error_prefix(status, "communicator '%s': connecting to rank %d", comm->name, comm->world[rank]);

@@ -76,7 +76,8 @@ weir_status wi_ps_meet(weir_ctx *ctx, weir_boot *boot, int peer, bool reply_ring
     remote->addr = hello->ring_addr;
     remote->size = hello->ring_size;
     remote->signal = hello->signal;
-    return weir_ep_create(ctx, hello->address, hello->address_len, &remote->ep);
+    status = weir_ep_create(ctx, hello->address, hello->address_len, &remote->ep);
+    return status == WEIR_OK ? weir_ep_connect(remote->ep) : status; /* with all others at the same time */
 }
 
 weir_status wi_ps_remote_ready(struct wi_ps_remote *remote, const struct wi_ps_hello *hello, int peer)

@@ -1,5 +1,4 @@
 /* Endpoints: which backend leads to a peer, and what has become of the connection. */
-#include "core/clock.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "transport/blob.h"
@@ -80,7 +79,6 @@ static weir_status try_iface(struct weir_ctx *ctx, struct wi_iface *iface, const
     (*ep)->iface = iface;
     (*ep)->ops = iface->ops;
     (*ep)->peer_id = blob->field[0];
-    (*ep)->create_ns = wi_now_ns();
     list_add(ctx, *ep);
     wi_debug("endpoint to rank %llu over %s", (unsigned long long)(*ep)->peer_id, iface->ops->name);
     return WEIR_OK;
@@ -129,21 +127,6 @@ weir_status weir_ep_status(const weir_ep *ep)
 {
     weir_status status = __atomic_load_n(&ep->status, __ATOMIC_ACQUIRE);
     return status == WEIR_OK ? WEIR_OK : wi_error(status, "%s", ep->sentence);
-}
-
-weir_status weir_ep_wait_ready(weir_ep *ep, int timeout_ms)
-{
-    struct weir_ctx *ctx = ep->ctx;
-    uint64_t bound_ns = timeout_ms < 0 ? ctx->timeout_ns : (uint64_t)timeout_ms * WI_NS_PER_MS;
-    uint64_t end_ns = wi_now_ns() + bound_ns;
-    while (!__atomic_load_n(&ep->ready, __ATOMIC_ACQUIRE) && ep->status == WEIR_OK) {
-        uint64_t now_ns = wi_now_ns();
-        if (now_ns >= end_ns)
-            return wi_error(WEIR_ERR_TIMEOUT, "rank %llu did not accept the %s connection within %.1f s; is it alive?",
-                            (unsigned long long)ep->peer_id, ep->ops->name, (double)bound_ns / 1e9);
-        weir_ctx_block(ctx, (int)((end_ns - now_ns) / WI_NS_PER_MS) + 1);
-    }
-    return weir_ep_status(ep);
 }
 
 void weir_ep_query(const weir_ep *ep, weir_ep_attr *attr)

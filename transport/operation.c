@@ -53,6 +53,7 @@ static weir_status post_slowly(struct weir_ep *ep, const struct post *post, post
 {
     struct weir_ctx *ctx = ep->ctx;
     uint64_t start_ns = wi_now_ns();
+    wi_ep_start(ep);
     for (unsigned turn = 0;; turn++) {
         unsigned events = wi_ctx_progress(ctx);
         if (ep->status != WEIR_OK)

@@ -46,9 +46,9 @@ struct weir_ep {
     struct wi_iface *iface;       /* set by the front before ops->ep_create's return */
     const struct wi_transport_ops *ops;
     weir_status status;           /* WEIR_OK, or what ended the endpoint: set by the backend through wi_ep_fail() */
+    bool started;                 /* connecting was asked for: set by the front */
     bool ready;                   /* connected: set by the backend */
     uint64_t peer_id;
-    uint64_t create_ns;           /* when it was made, for the bound on connecting */
     char sentence[256];           /* why it ended */
     struct weir_ep *prev, *next;  /* the context's list; the front's */
 };
@@ -113,12 +113,18 @@ struct wi_transport_ops {
 
     /* -- endpoints -- */
 
-    /* Starts connecting to an address part written by the same backend at the peer (untrusted bytes). Nonblocking. Sets
-     * ready at once, or later from progress(); failure later goes through wi_ep_fail(). */
+    /* Makes an endpoint to an address part written by the same backend at the peer (untrusted bytes). Sends nothing and
+     * takes no resource of the network: that is for ep_connect(). Keys can be imported from now on. A backend without
+     * connections may look for the peer here, so that another one is tried where it is not found. */
     weir_status (*ep_create)(struct wi_iface *iface, const void *address, size_t len, struct weir_ep **ep);
+
+    /* Starts connecting. Nonblocking. Sets ready at once, or later from progress(); failure later goes through
+     * wi_ep_fail(), which the front calls where this returns an error. Called once, at the first use. */
+    weir_status (*ep_connect)(struct weir_ep *ep);
     void (*ep_query)(const struct weir_ep *ep, weir_ep_attr *attr); /* fills the backend's facts; peer_id is the front's */
 
-    /* Ends all outstanding operations with WEIR_ERR_CANCELED (or their own error) and frees the endpoint. Bounded, short. */
+    /* Ends all outstanding operations with WEIR_ERR_CANCELED (or their own error) and frees the endpoint, which may never
+     * have been connected. Bounded, short. */
     void (*ep_close)(struct weir_ep *ep);
 
     /* -- operations: the endpoint is ready and healthy, the range is checked, len > 0 except for put_signal.

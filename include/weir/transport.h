@@ -190,23 +190,34 @@ weir_status weir_mem_map_peer(weir_rkey *rkey, uint64_t remote_addr, size_t len,
 /* ---- Endpoints -------------------------------------------------------------------------------------------------- */
 
 /*
- * Starts to connect to the context with the given address (copied). Returns at once; operations may be posted right
- * away and wait for the connection, which needs the peer's progress (Roles, above). The caller owns `*ep`. Errors: WEIR_ERR_PROTOCOL (not an address of Weir),
- * WEIR_ERR_PEER_UNREACHABLE (no backend in common: the sentence lists both sides'), WEIR_ERR_LIMIT.
+ * Makes an endpoint to the context with the given address (copied). No connection is made yet: an endpoint that is never
+ * used costs a little memory here and nothing at the peer. The first operation connects it, or weir_ep_connect() or
+ * weir_ep_wait_ready() before. Keys can be imported right away. The caller owns `*ep`. Errors: WEIR_ERR_PROTOCOL (not an
+ * address of Weir), WEIR_ERR_PEER_UNREACHABLE (no backend in common: the sentence lists both sides'), WEIR_ERR_LIMIT.
  */
 weir_status weir_ep_create(weir_ctx *ctx, const void *address, size_t len, weir_ep **ep);
 
-/* Waits until the endpoint is connected, at most `timeout_ms` (-1: WEIR_TIMEOUT). Gives the endpoint's error if it failed. */
+/*
+ * Starts to connect, if that was not done before, and returns at once. Operations may be posted right away and wait for
+ * the connection, which needs the peer's progress (Roles, above). Use it where many endpoints are to connect at the same
+ * time. An error is the endpoint's end, as weir_ep_status() then gives it.
+ */
+weir_status weir_ep_connect(weir_ep *ep);
+
+/*
+ * Connects, and waits until that is done, at most `timeout_ms` (-1: WEIR_TIMEOUT). Gives the endpoint's error if it
+ * failed.
+ */
 weir_status weir_ep_wait_ready(weir_ep *ep, int timeout_ms);
 
-/* WEIR_OK while the endpoint is connecting or connected, else the error that ended it. Cheap; no system call. */
+/* WEIR_OK while the endpoint is new, connecting or connected, else the error that ended it. Cheap; no system call. */
 weir_status weir_ep_status(const weir_ep *ep);
 
 /* What is known of an endpoint. */
 typedef struct weir_ep_attr {
     const char *transport;  /* "verbs", "ucx" or "shm" */
     uint64_t peer_id;       /* the peer's weir_ctx_params.id */
-    size_t max_inline;      /* puts up to this length need no registered local memory */
+    size_t max_inline;      /* puts up to this length need no registered local memory; 0 before it has connected */
     int ordered_writes;     /* nonzero: writes of this endpoint land in the order of posting */
     int native_signal;      /* nonzero: put_signal is one operation of the hardware */
     int maps_peer;          /* nonzero: weir_mem_map_peer() works for memory of the peer's pools */

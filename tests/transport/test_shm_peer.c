@@ -40,6 +40,7 @@ static struct shm_ep *connect_to(struct shm_iface *from, struct shm_iface *to)
     size_t len = sizeof(address);
     assert_int_equal(wi_shm_ops.address(&to->base, address, &len), WEIR_OK);
     assert_int_equal(wi_shm_ops.ep_create(&from->base, address, len, &ep), WEIR_OK);
+    assert_int_equal(wi_shm_ops.ep_connect(ep), WEIR_OK);
     ep->peer_id = to->base.params.id;
     return (struct shm_ep *)ep;
 }

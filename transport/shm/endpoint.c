@@ -25,10 +25,16 @@ weir_status wi_shm_ep_create(struct wi_iface *iface, const void *address, size_t
         return status;
     }
     ep->shm = shm;
-    ep->base.ready = true;
     ep->next = shm->eps;
     shm->eps = ep;
     *out = &ep->base;
+    return WEIR_OK;
+}
+
+/* The peer's memory is at hand already: opening it takes no step of the peer. */
+weir_status wi_shm_ep_connect(struct weir_ep *base)
+{
+    base->ready = true;
     return WEIR_OK;
 }
 

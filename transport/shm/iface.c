@@ -185,6 +185,7 @@ const struct wi_transport_ops wi_shm_ops = {
     .rkey_destroy = wi_shm_rkey_destroy,
     .rkey_map = wi_shm_rkey_map,
     .ep_create = wi_shm_ep_create,
+    .ep_connect = wi_shm_ep_connect,
     .ep_query = wi_shm_ep_query,
     .ep_close = wi_shm_ep_close,
     .put = wi_shm_put,

@@ -143,6 +143,7 @@ unsigned wi_shm_check_peers(struct shm_iface *shm);
 
 /* -- endpoint.c -- */
 weir_status wi_shm_ep_create(struct wi_iface *iface, const void *address, size_t len, struct weir_ep **ep);
+weir_status wi_shm_ep_connect(struct weir_ep *ep);
 void wi_shm_ep_query(const struct weir_ep *ep, weir_ep_attr *attr);
 void wi_shm_ep_close(struct weir_ep *ep);
 

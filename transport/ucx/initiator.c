@@ -99,17 +99,20 @@ weir_status wi_ucx_ep_create(struct wi_iface *base, const void *address, size_t 
         return status;
     }
     status = wi_ucx_address_read(ep, address, len);
-    if (status == WEIR_OK)
-        status = connect_next(ep);
     if (status != WEIR_OK) {
-        wi_ucx_link_abandon(&ep->link, WEIR_ERR_CANCELED);
         wi_ucx_link_fini(&ep->link);
         free(ep);
         return status;
     }
-    iface->clocks = true;
     *out = &ep->base;
     return WEIR_OK;
+}
+
+weir_status wi_ucx_ep_connect(struct weir_ep *base)
+{
+    struct wi_ucx_ep *ep = WI_UCX_CONTAINER(base, struct wi_ucx_ep, base);
+    ep->link.iface->clocks = true;
+    return connect_next(ep);
 }
 
 void wi_ucx_ep_query(const struct weir_ep *base, weir_ep_attr *attr)
@@ -213,7 +216,7 @@ bool wi_ucx_ep_watch(struct wi_ucx_ep *ep, uint64_t now_ns)
             wi_ucx_link_abandon(link, link->status);
         return !wi_ucx_list_empty(&link->slots);
     }
-    if (ep->base.ready)
+    if (ep->base.ready || !ep->base.started)
         return false;
     unsigned doublings = ep->rounds < 5 ? ep->rounds : 5;
     if (ep->target_count > 1 && now_ns - ep->attempt_ns > ATTEMPT_NS << doublings) {

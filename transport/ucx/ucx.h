@@ -246,6 +246,7 @@ void wi_ucx_todo(struct wi_ucx_link *link);
 
 /* ---- initiator.c, target.c, signal.c: both sides of a connection ---- */
 weir_status wi_ucx_ep_create(struct wi_iface *iface, const void *address, size_t len, struct weir_ep **ep);
+weir_status wi_ucx_ep_connect(struct weir_ep *ep);
 void wi_ucx_ep_query(const struct weir_ep *ep, weir_ep_attr *attr);
 void wi_ucx_ep_close(struct weir_ep *ep);
 void wi_ucx_ep_serve(struct wi_ucx_ep *ep);

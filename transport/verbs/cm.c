@@ -199,6 +199,7 @@ static void connected(struct verbs_ep *ep, const struct event *event)
     ep->ring_addr = welcome.ring_addr;
     ep->ring_rkey = welcome.ring_rkey;
     ep->iface->connecting--;
+    ep->connecting = false;
     ep->base.ready = true;
     wi_debug("verbs: connected to rank %llu", (unsigned long long)ep->base.peer_id);
 }

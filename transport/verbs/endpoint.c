@@ -116,19 +116,28 @@ weir_status wi_verbs_ep_create(struct wi_iface *base, const void *address, size_
             wi_error(WEIR_ERR_PROTOCOL, "endpoint: the verbs part of the address is damaged or of another version");
     if (status == WEIR_OK)
         status = handle_take(iface, ep);
-    if (status == WEIR_OK)
-        status = create_queue(ep);
-    if (status == WEIR_OK)
-        status = create_qp(ep);
-    if (status == WEIR_OK)
-        status = wi_verbs_connect(ep);
     if (status != WEIR_OK) {
         ep_free(ep);
         return status;
     }
-    iface->connecting++;
     *out = &ep->base;
     return WEIR_OK;
+}
+
+/* What is made by half when this fails goes with the endpoint. */
+weir_status wi_verbs_ep_connect(struct weir_ep *base)
+{
+    struct verbs_ep *ep = verbs_ep(base);
+    weir_status status = create_queue(ep);
+    if (status == WEIR_OK)
+        status = create_qp(ep);
+    if (status == WEIR_OK)
+        status = wi_verbs_connect(ep);
+    if (status == WEIR_OK) {
+        ep->connecting = true;
+        ep->iface->connecting++;
+    }
+    return status;
 }
 
 void wi_verbs_ep_query(const struct weir_ep *base, weir_ep_attr *attr)
@@ -144,8 +153,9 @@ void wi_verbs_ep_query(const struct weir_ep *base, weir_ep_attr *attr)
 /* Ends the connection, then the operations: the device touches their memory no more. */
 static void ep_end(struct verbs_ep *ep, weir_status status)
 {
-    if (!ep->base.ready && ep->end.qp)
+    if (ep->connecting)
         ep->iface->connecting--;
+    ep->connecting = false;
     if (ep->suspect_ns)
         ep->iface->suspects--;
     ep->suspect_ns = 0;

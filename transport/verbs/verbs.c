@@ -232,6 +232,7 @@ const struct wi_transport_ops wi_verbs_ops = {
     .rkey_import = wi_verbs_rkey_import,
     .rkey_destroy = wi_verbs_rkey_destroy,
     .ep_create = wi_verbs_ep_create,
+    .ep_connect = wi_verbs_ep_connect,
     .ep_query = wi_verbs_ep_query,
     .ep_close = wi_verbs_ep_close,
     .put = wi_verbs_put,

@@ -130,6 +130,7 @@ struct verbs_ep {
     struct ibv_wc suspect; /* the target refused this; it may be dying, see completion.c */
     uint64_t suspect_ns;   /* since when, 0: not so */
 
+    bool connecting;                 /* counted by the interface */
     struct wi_verbs_address address; /* of the peer */
     unsigned attempt;                /* index of the address in use */
 };
@@ -189,6 +190,7 @@ void wi_verbs_end(struct verbs_end *end);
 /* ---- Endpoints (endpoint.c) -------------------------------------------------------------------------------------- */
 
 weir_status wi_verbs_ep_create(struct wi_iface *iface, const void *address, size_t len, struct weir_ep **ep);
+weir_status wi_verbs_ep_connect(struct weir_ep *ep);
 void wi_verbs_ep_query(const struct weir_ep *ep, weir_ep_attr *attr);
 void wi_verbs_ep_close(struct weir_ep *ep);
 
