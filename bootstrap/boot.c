@@ -71,6 +71,7 @@ static weir_status join(struct weir_boot *boot, const struct resolved *resolved)
             .world = boot->world,
             .servers = boot->servers,
             .job_id = job_id,
+            .secret = &boot->secret,
             .loopback_only = wi_net_is_loopback(resolved->master_addr),
             .timeout_ns = boot->timeout_ns,
         };
@@ -102,6 +103,7 @@ static void boot_free(struct weir_boot *boot, uint64_t linger_ns)
         wi_client_fini(&boot->client);
     }
     wi_attendants_fini(&boot->attendants);
+    wi_secret_fini(&boot->secret);
     wi_store_fini(&boot->alone);
     pthread_mutex_destroy(&boot->alone_lock);
     free(boot);
@@ -116,8 +118,10 @@ weir_status weir_boot_create(const weir_boot_params *params, weir_boot **out)
     pthread_mutex_init(&boot->alone_lock, NULL);
     wi_attendants_init(&boot->attendants);
     weir_status status = resolve(params, boot, &resolved);
+    if (status == WEIR_OK)
+        status = wi_secret_load(wi_config()->secret_file, &boot->secret);
     if (status == WEIR_OK && boot->world > 1)
-        status = wi_client_init(&boot->client, boot->timeout_ns, &boot->attendants);
+        status = wi_client_init(&boot->client, boot->timeout_ns, &boot->secret, &boot->attendants);
     if (status != WEIR_OK) {
         boot->world = 1;
         boot_free(boot, 0);

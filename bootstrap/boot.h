@@ -12,6 +12,7 @@ struct weir_boot {
     int local_rank;
     int servers;
     uint64_t timeout_ns;
+    struct wi_secret secret;
     struct wi_attendants attendants;
     struct wi_boot_server *server; /* rank 0 of several */
     struct wi_client client;       /* several ranks */

@@ -14,9 +14,10 @@
 
 #define LEAVE_NS WI_NS_PER_S
 
-weir_status wi_client_init(struct wi_client *client, uint64_t timeout_ns, struct wi_attendants *attendants)
+weir_status wi_client_init(struct wi_client *client, uint64_t timeout_ns, const struct wi_secret *secret,
+                           struct wi_attendants *attendants)
 {
-    *client = (struct wi_client){.fd = -1, .timeout_ns = timeout_ns, .attendants = attendants};
+    *client = (struct wi_client){.fd = -1, .timeout_ns = timeout_ns, .secret = secret, .attendants = attendants};
     pthread_mutex_init(&client->send_lock, NULL);
     pthread_mutex_init(&client->lock, NULL);
     client->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -81,9 +82,38 @@ static void on_answer(struct wi_client *client, const struct wi_message *answer)
         call->status = status;
 }
 
+static void on_challenge(struct wi_client *client, const struct wi_message *message)
+{
+    if (client->secret->len == 0 || client->challenged || message->proof.len != WI_SECRET_NONCE) {
+        set_failure(client, WEIR_ERR_PROTOCOL, "the store sent a challenge that was not asked for");
+        return;
+    }
+    memcpy(client->of_store, message->proof.data, WI_SECRET_NONCE);
+    client->challenged = true;
+}
+
+static void on_proven(struct wi_client *client, const struct wi_message *message)
+{
+    client->proven = client->challenged && wi_secret_check(client->secret, WI_SECRET_STORE, client->of_rank,
+                                                           client->of_store, message->proof.data, message->proof.len);
+    if (!client->proven)
+        set_failure(client, WEIR_ERR_PROTOCOL,
+                    "what listens there does not know the job's secret (WEIR_SECRET_FILE): it is not this job's store");
+}
+
+/* What may be believed of a store that has not proven yet that it knows the secret. */
+static bool is_for_strangers(enum wi_wire_type type)
+{
+    return type == WI_WIRE_CHALLENGE || type == WI_WIRE_PROVEN || type == WI_WIRE_REFUSED;
+}
+
 static void on_message(struct wi_client *client, const struct wi_message *message)
 {
     char text[WI_WIRE_TEXT_MAX + 1];
+    if (client->secret->len > 0 && !client->proven && !is_for_strangers(message->type)) {
+        set_failure(client, WEIR_ERR_PROTOCOL, "the store speaks before it has proven that it knows the job's secret");
+        return;
+    }
     wi_span_copy(message->text, text, sizeof(text));
     switch (message->type) {
     case WI_WIRE_WELCOME:
@@ -106,6 +136,12 @@ static void on_message(struct wi_client *client, const struct wi_message *messag
         break;
     case WI_WIRE_CLOSED:
         client->closed = true;
+        break;
+    case WI_WIRE_CHALLENGE:
+        on_challenge(client, message);
+        break;
+    case WI_WIRE_PROVEN:
+        on_proven(client, message);
         break;
     default:
         set_failure(client, WEIR_ERR_PROTOCOL, "the store sent a frame that is not for a rank");
@@ -249,15 +285,15 @@ static weir_status say_hello(struct wi_client *client, const struct wi_message *
     return send_message(client, &message, deadline_ns);
 }
 
-/* Waits for the store's decision. WEIR_ERR_AGAIN: the connection ended before it said a word. */
-static weir_status await_welcome(struct wi_client *client, uint64_t deadline_ns)
+/* Waits until the store has made `*word` true. WEIR_ERR_AGAIN: the connection ended before it said a word. */
+static weir_status await_word(struct wi_client *client, const bool *word, uint64_t deadline_ns)
 {
     for (;;) {
         pump(client);
         if (client->failure != WEIR_OK)
             return wi_error(client->failure, "%s%s", client->refused ? "turned away by the store: " : "",
                             client->failure_text);
-        if (client->welcomed)
+        if (*word)
             return WEIR_OK;
         if (client->ended)
             return client->seated ? wi_error(WEIR_ERR_PEER_GONE,
@@ -277,6 +313,26 @@ static weir_status await_welcome(struct wi_client *client, uint64_t deadline_ns)
                     client->where);
 }
 
+/* Both sides prove that they know the secret, the joiner first: a stranger gets no proof to try guesses on. */
+static weir_status prove(struct wi_client *client, uint64_t deadline_ns)
+{
+    uint8_t proof[WI_SECRET_PROOF];
+    client->challenged = client->proven = false;
+    weir_status status = wi_secret_nonce(client->of_rank);
+    if (status == WEIR_OK)
+        status = send_message(
+            client, &(struct wi_message){.type = WI_WIRE_GREET, .proof = {client->of_rank, WI_SECRET_NONCE}},
+            deadline_ns);
+    if (status == WEIR_OK)
+        status = await_word(client, &client->challenged, deadline_ns);
+    if (status == WEIR_OK && !wi_secret_prove(client->secret, WI_SECRET_RANK, client->of_rank, client->of_store, proof))
+        status = wi_error(WEIR_ERR_IO, "joining the job: libcrypto cannot make an HMAC");
+    if (status == WEIR_OK)
+        status = send_message(client, &(struct wi_message){.type = WI_WIRE_PROOF, .proof = {proof, sizeof(proof)}},
+                              deadline_ns);
+    return status == WEIR_OK ? await_word(client, &client->proven, deadline_ns) : status;
+}
+
 /* Others cannot use a loopback address when ranks come from several hosts. */
 static void choose_local_address(struct wi_client *client)
 {
@@ -292,10 +348,12 @@ weir_status wi_client_join(struct wi_client *client, const char *host, int port,
         weir_status status = wi_net_connect(host, port, deadline_ns, &client->fd);
         if (status == WEIR_OK)
             status = watch_connection(client);
+        if (status == WEIR_OK && client->secret->len > 0)
+            status = prove(client, deadline_ns);
         if (status == WEIR_OK)
             status = say_hello(client, hello, deadline_ns);
         if (status == WEIR_OK)
-            status = await_welcome(client, deadline_ns);
+            status = await_word(client, &client->welcomed, deadline_ns);
         if (status == WEIR_OK)
             choose_local_address(client);
         if (status != WEIR_ERR_AGAIN)

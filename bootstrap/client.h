@@ -10,6 +10,7 @@
 #include "bootstrap/attend.h"
 #include "bootstrap/bytes.h"
 #include "bootstrap/net.h"
+#include "bootstrap/secret.h"
 
 #include <pthread.h>
 
@@ -33,6 +34,7 @@ struct wi_client {
     int failed; /* eventfd, raised once the job has failed */
     uint64_t timeout_ns;
     struct wi_attendants *attendants; /* borrowed */
+    const struct wi_secret *secret;   /* borrowed */
     pthread_mutex_t send_lock;
     struct wi_bytes out; /* requests of the call that are not sent yet */
 
@@ -40,6 +42,8 @@ struct wi_client {
     struct wi_bytes in;
     struct wi_call *call; /* the one that is under way */
     uint32_t next_request;
+    bool challenged, proven; /* the store has drawn its number; has proven that it knows the secret */
+    uint8_t of_rank[WI_SECRET_NONCE], of_store[WI_SECRET_NONCE];
     bool seated;   /* ACK to HELLO */
     bool welcomed; /* all ranks are there */
     bool refused;
@@ -54,12 +58,13 @@ struct wi_client {
 };
 
 /* In place. Errors: WEIR_ERR_LIMIT (descriptors). */
-weir_status wi_client_init(struct wi_client *client, uint64_t timeout_ns, struct wi_attendants *attendants);
+weir_status wi_client_init(struct wi_client *client, uint64_t timeout_ns, const struct wi_secret *secret,
+                           struct wi_attendants *attendants);
 
 /* Closes the connection, without a word. */
 void wi_client_fini(struct wi_client *client);
 
-/* Connects, says HELLO and waits until all ranks are there. `hello` without its timeout. */
+/* Connects, proves that it knows the secret if there is one, says HELLO and waits until all ranks are there. `hello` without its timeout. */
 weir_status wi_client_join(struct wi_client *client, const char *host, int port, const struct wi_message *hello,
                            uint64_t deadline_ns);
 

@@ -1,9 +1,10 @@
 /*
  * One thread owns all of the server's state; epoll tells it what to do next, an eventfd tells it to end.
  *
- * A connection is a stranger until it has said HELLO and got a seat. Strangers are few (the oldest goes when one too
- * many comes), have a bounded time and a bounded frame, and can do nothing: whatever they send does not disturb the
- * job.
+ * A connection is a stranger until it has said HELLO and got a seat. Strangers are few (when one too many comes, the
+ * oldest of the address that has most of them goes), have a bounded time and a bounded frame, and can do nothing:
+ * whatever they send does not disturb the job. Where the job has a secret, a stranger has to prove that it knows it before
+ * its HELLO is listened to, and is told nothing of the job until then.
  */
 #include "bootstrap/server.h"
 
@@ -42,6 +43,8 @@ struct connection {
     int fd; /* -1: dead */
     int rank;
     bool refused; /* closes when what it is to hear has been sent */
+    bool challenged, proven;
+    uint8_t of_rank[WI_SECRET_NONCE], of_store[WI_SECRET_NONCE];
     bool wants_writable;
     uint64_t until_ns; /* a stranger is dropped then */
     struct wi_bytes in;
@@ -68,6 +71,7 @@ struct wi_boot_server {
     int port;
     bool loopback_only;
     char job_id[WI_WIRE_NAME_MAX + 1];
+    const struct wi_secret *secret;
     uint64_t timeout_ns;
     uint64_t linger_ns; /* written before `wake`, read after it */
 
@@ -336,9 +340,52 @@ static weir_status judge(const struct wi_boot_server *server, const struct wi_me
     return WEIR_OK;
 }
 
+/* ---- the secret ---- */
+
+static void on_greet(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
+{
+    if (server->secret->len == 0) {
+        refuse(server, connection, WEIR_ERR_MISMATCH,
+               "it comes with a secret and rank 0 has none: WEIR_SECRET_FILE must be set on all ranks or on none");
+        return;
+    }
+    if (connection->challenged || message->proof.len != WI_SECRET_NONCE ||
+        wi_secret_nonce(connection->of_store) != WEIR_OK) {
+        lose(server, connection, EPROTO);
+        return;
+    }
+    memcpy(connection->of_rank, message->proof.data, WI_SECRET_NONCE);
+    connection->challenged = true;
+    tell(server, connection,
+         &(struct wi_message){.type = WI_WIRE_CHALLENGE, .proof = {connection->of_store, WI_SECRET_NONCE}});
+}
+
+static void on_proof(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
+{
+    uint8_t ours[WI_SECRET_PROOF];
+    if (!connection->challenged ||
+        !wi_secret_check(server->secret, WI_SECRET_RANK, connection->of_rank, connection->of_store,
+                         message->proof.data, message->proof.len)) {
+        refuse(server, connection, WEIR_ERR_MISMATCH,
+               "it comes with another secret than the job's: WEIR_SECRET_FILE must have the same content on all ranks");
+        return;
+    }
+    if (!wi_secret_prove(server->secret, WI_SECRET_STORE, connection->of_rank, connection->of_store, ours)) {
+        lose(server, connection, EPROTO);
+        return;
+    }
+    connection->proven = true;
+    tell(server, connection, &(struct wi_message){.type = WI_WIRE_PROVEN, .proof = {ours, sizeof(ours)}});
+}
+
 static void on_hello(struct wi_boot_server *server, struct connection *connection, const struct wi_message *hello)
 {
     char text[WI_WIRE_TEXT_MAX + 1];
+    if (server->secret->len > 0 && !connection->proven) {
+        refuse(server, connection, WEIR_ERR_MISMATCH,
+               "it comes without a secret and the job has one: set WEIR_SECRET_FILE on all ranks");
+        return;
+    }
     weir_status status = judge(server, hello, text, sizeof(text));
     if (status != WEIR_OK) {
         refuse(server, connection, status, text);
@@ -413,14 +460,27 @@ static void on_bye(struct wi_boot_server *server, struct connection *connection)
                  (int)(seat - server->seats), seat->pid, seat->host);
 }
 
-static bool on_message(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
+static bool on_stranger(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
 {
-    if (connection->rank == STRANGER) {
-        if (message->type != WI_WIRE_HELLO)
-            return false;
+    switch (message->type) {
+    case WI_WIRE_HELLO:
         on_hello(server, connection, message);
         return true;
+    case WI_WIRE_GREET:
+        on_greet(server, connection, message);
+        return true;
+    case WI_WIRE_PROOF:
+        on_proof(server, connection, message);
+        return true;
+    default:
+        return false;
     }
+}
+
+static bool on_message(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
+{
+    if (connection->rank == STRANGER)
+        return on_stranger(server, connection, message);
     switch (message->type) {
     case WI_WIRE_PUT:
         on_put(server, connection, message);
@@ -496,6 +556,23 @@ static void watch_listener(struct wi_boot_server *server, bool watch)
     (void)epoll_ctl(server->epoll, EPOLL_CTL_MOD, server->listener, &event);
 }
 
+/* Who crowds the store loses by it, not who waits beside: of the address with most strangers the oldest one. */
+static struct connection *most_crowded(const struct wi_boot_server *server)
+{
+    struct connection *worst = NULL;
+    size_t worst_count = 0;
+    for (const struct wi_link *one = server->strangers.next; one != &server->strangers; one = one->next) {
+        size_t count = 0;
+        for (const struct wi_link *other = one; other != &server->strangers; other = other->next)
+            count += strcmp(OF_LINK(one)->peer, OF_LINK(other)->peer) == 0;
+        if (count > worst_count) {
+            worst_count = count;
+            worst = OF_LINK(one);
+        }
+    }
+    return worst;
+}
+
 static void add_stranger(struct wi_boot_server *server, int fd)
 {
     char peer[WI_NET_ADDRESS];
@@ -517,7 +594,7 @@ static void add_stranger(struct wi_boot_server *server, int fd)
     wi_link_init(&connection->waiters);
     wi_link_append(&server->strangers, &connection->link);
     if (++server->stranger_count > STRANGERS_MAX)
-        drop(server, OF_LINK(server->strangers.next));
+        drop(server, most_crowded(server));
 }
 
 static void on_joiners(struct wi_boot_server *server)
@@ -692,6 +769,7 @@ weir_status wi_boot_server_create(const struct wi_boot_server_params *params, st
     server->servers = params->servers;
     server->port = params->port;
     server->loopback_only = params->loopback_only;
+    server->secret = params->secret;
     server->timeout_ns = params->timeout_ns;
     server->join_until_ns = UINT64_MAX;
     snprintf(server->job_id, sizeof(server->job_id), "%s", params->job_id);

@@ -4,6 +4,8 @@
 #ifndef WI_BOOTSTRAP_SERVER_H
 #define WI_BOOTSTRAP_SERVER_H
 
+#include "bootstrap/secret.h"
+
 #include <weir/bootstrap.h>
 
 #include <stdbool.h>
@@ -16,6 +18,7 @@ struct wi_boot_server_params {
     int world;
     int servers;
     const char *job_id;  /* "" where there is none; borrowed for the call */
+    const struct wi_secret *secret; /* borrowed for the life of the server */
     bool loopback_only;  /* turn away whoever does not come from this host */
     uint64_t timeout_ns; /* a rank that is silent for so long is dead */
 };

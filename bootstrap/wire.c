@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum field { END, REQUEST, RANK, WORLD, SERVERS, PID, TIMEOUT, STATUS, JOB, HOST, KEY, VALUE, TEXT };
+enum field { END, REQUEST, RANK, WORLD, SERVERS, PID, TIMEOUT, STATUS, JOB, HOST, KEY, VALUE, TEXT, PROOF };
 
 static const uint8_t layouts[WI_WIRE_TYPES][8] = {
     [WI_WIRE_HELLO] = {RANK, WORLD, SERVERS, PID, TIMEOUT, JOB, HOST},
@@ -15,6 +15,10 @@ static const uint8_t layouts[WI_WIRE_TYPES][8] = {
     [WI_WIRE_VALUE] = {REQUEST, VALUE},
     [WI_WIRE_FAIL] = {STATUS, TEXT},
     [WI_WIRE_FAILED] = {STATUS, TEXT},
+    [WI_WIRE_GREET] = {PROOF},
+    [WI_WIRE_CHALLENGE] = {PROOF},
+    [WI_WIRE_PROOF] = {PROOF},
+    [WI_WIRE_PROVEN] = {PROOF},
 };
 
 /* Where each field is in struct wi_message, and the most bytes it can have; 0: a number. */
@@ -34,6 +38,7 @@ static const struct {
     [KEY] = {offsetof(struct wi_message, key), WEIR_BOOT_KEY_MAX},
     [VALUE] = {offsetof(struct wi_message, value), WEIR_BOOT_VALUE_MAX},
     [TEXT] = {offsetof(struct wi_message, text), WI_WIRE_TEXT_MAX},
+    [PROOF] = {offsetof(struct wi_message, proof), WI_WIRE_PROOF_MAX},
 };
 
 static const uint8_t magic[] = {'W', 'E', 'I', 'R'};

@@ -19,6 +19,7 @@
 #define WI_WIRE_HEADER    12u
 #define WI_WIRE_NAME_MAX  255u  /* bytes of a host's or job's name */
 #define WI_WIRE_TEXT_MAX  1023u /* bytes of a sentence */
+#define WI_WIRE_PROOF_MAX 32u   /* bytes of a random number or a proof */
 #define WI_WIRE_BODY_MAX  (WEIR_BOOT_VALUE_MAX + 512u)
 #define WI_WIRE_FRAME_MAX (WI_WIRE_HEADER + WI_WIRE_BODY_MAX)
 
@@ -35,6 +36,11 @@ enum wi_wire_type {
     WI_WIRE_FAILED = 10, /* to all ranks: status text: the job has failed */
     WI_WIRE_BYE = 11,    /* to the store: I leave in good order */
     WI_WIRE_CLOSED = 12, /* to all ranks: the store ends in good order */
+    /* With WEIR_SECRET_FILE, before HELLO; see secret.h. */
+    WI_WIRE_GREET = 13,     /* to the store: nonce */
+    WI_WIRE_CHALLENGE = 14, /* to the joiner: nonce */
+    WI_WIRE_PROOF = 15,     /* to the store: proof */
+    WI_WIRE_PROVEN = 16,    /* to the joiner: proof of the store */
     WI_WIRE_TYPES
 };
 
@@ -59,6 +65,7 @@ struct wi_message {
     struct wi_span key;
     struct wi_span value;
     struct wi_span text;
+    struct wi_span proof; /* or nonce */
 };
 
 enum wi_wire_result {

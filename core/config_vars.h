@@ -15,6 +15,7 @@ WI_CONFIG_INT(local_rank, "WEIR_LOCAL_RANK", "LOCAL_RANK", "-1", -1, 65535, "Num
 WI_CONFIG_TEXT(master_addr, "WEIR_MASTER_ADDR", "MASTER_ADDR", "127.0.0.1", "Name or address (IPv4 or IPv6) of the host of rank 0.")
 WI_CONFIG_INT(master_port, "WEIR_MASTER_PORT", "MASTER_PORT", "29400", 1, 65535, "TCP port on which rank 0 serves the store.")
 WI_CONFIG_INT(rank, "WEIR_RANK", "RANK", "0", 0, 65535, "Number of this process in the job, from 0.")
+WI_CONFIG_TEXT(secret_file, "WEIR_SECRET_FILE", NULL, "", "File with a secret of at least 16 bytes that all ranks of the job share; who does not know it is turned away.")
 WI_CONFIG_INT(servers, "WEIR_SERVERS", NULL, "0", 0, 65535, "How many ranks, the last ones, are parameter servers.")
 WI_CONFIG_INT(world_size, "WEIR_WORLD_SIZE", "WORLD_SIZE", "1", 1, 65536, "How many processes the job has, servers included.")
 
