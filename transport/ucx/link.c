@@ -4,8 +4,10 @@
 #include "core/log.h"
 #include "transport/ucx/ucx.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #define BUFFERS     256u
 #define BUFFER_SIZE (WEIR_MSG_MAX + 64u)
@@ -151,16 +153,21 @@ weir_status wi_ucx_slot_started(struct wi_ucx_slot *slot, ucs_status_ptr_t resul
 /* Finds a place in the table; doubles it when it is full. */
 weir_status wi_ucx_table_enter(struct wi_ucx_table *table, void *object, uint64_t *number)
 {
+    uint64_t random;
+    if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
+        return wi_error(WEIR_ERR_IO, "UCX: no random number: %s", strerror(errno));
     for (uint32_t i = 0; i < table->size; i++) {
         uint32_t at = (table->next + i) % table->size;
         if (table->entries[at].object)
             continue;
-        *number = (uint64_t)++table->generation << 32 | at;
+        *number = (random & ~(uint64_t)(WI_UCX_TABLE_MAX - 1)) | at;
         table->entries[at] = (struct wi_ucx_entry){*number, object};
         table->next = at + 1;
         return WEIR_OK;
     }
     uint32_t size = table->size ? table->size * 2 : 64;
+    if (size > WI_UCX_TABLE_MAX)
+        return wi_error(WEIR_ERR_LIMIT, "UCX: more than %u connections or regions", WI_UCX_TABLE_MAX);
     struct wi_ucx_entry *entries = realloc(table->entries, size * sizeof(*entries));
     if (!entries)
         return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for %u connections or regions", size);
@@ -173,13 +180,13 @@ weir_status wi_ucx_table_enter(struct wi_ucx_table *table, void *object, uint64_
 
 void wi_ucx_table_remove(struct wi_ucx_table *table, uint64_t number)
 {
-    table->entries[(uint32_t)number].object = NULL;
+    table->entries[number % WI_UCX_TABLE_MAX].object = NULL;
 }
 
 /* NULL: no such object, or no more. Numbers come from peers. */
 void *wi_ucx_table_find(const struct wi_ucx_table *table, uint64_t number)
 {
-    uint32_t at = (uint32_t)number;
+    uint32_t at = number % WI_UCX_TABLE_MAX;
     return at < table->size && table->entries[at].number == number ? table->entries[at].object : NULL;
 }
 

@@ -72,6 +72,11 @@ weir_status wi_ucx_send(struct weir_ep *base, const void *data, size_t len)
 
 /* ---- Receiving: the callbacks get what a peer sent; a token names the link ---- */
 
+static struct wi_ucx_conn *conn_of(struct wi_ucx_link *link)
+{
+    return link ? WI_UCX_CONTAINER(link, struct wi_ucx_conn, link) : NULL;
+}
+
 /* The link that a message, or head of one, of fixed size is for; NULL: it cannot be right, or its link is gone. */
 struct wi_ucx_link *wi_ucx_am_link(void *iface, bool initiator, const void *data, size_t len,
                                    const ucp_am_recv_param_t *params, void *message, size_t size)
@@ -82,12 +87,9 @@ struct wi_ucx_link *wi_ucx_am_link(void *iface, bool initiator, const void *data
     uint64_t token;
     memcpy(&token, message, sizeof(token));
     struct wi_ucx_link *link = wi_ucx_link_find(iface, token, initiator);
-    return link && link->status == WEIR_OK ? link : NULL;
-}
-
-static struct wi_ucx_conn *conn_of(struct wi_ucx_link *link)
-{
-    return link ? WI_UCX_CONTAINER(link, struct wi_ucx_conn, link) : NULL;
+    if (!link || link->status != WEIR_OK || !(initiator || conn_of(link)->wanted))
+        return NULL;
+    return link;
 }
 
 static struct wi_ucx_ep *ep_of(struct wi_ucx_link *link)

@@ -1,6 +1,6 @@
 /*
  * The target's side of a connection: made from UCX's connection request, known by the hello that follows, ended with
- * the peer's endpoint. Whoever connects and says nothing is turned away after WEIR_TIMEOUT.
+ * the peer's endpoint. Whoever connects and says nothing, or means somebody else, is turned away after WEIR_TIMEOUT.
  */
 #include "core/clock.h"
 #include "core/config.h"
@@ -74,7 +74,9 @@ void wi_ucx_conn_free(struct wi_ucx_conn *conn)
 static weir_status send_welcome(struct wi_ucx_conn *conn)
 {
     struct wi_ucx_link *link = &conn->link;
-    struct wi_ucx_welcome welcome = {link->peer_token, link->iface->base.params.id, link->token, conn->wanted};
+    struct wi_ucx_welcome welcome = {.token = link->peer_token}; /* who means somebody else learns nothing of us */
+    if (conn->wanted)
+        welcome = (struct wi_ucx_welcome){link->peer_token, link->iface->base.params.id, link->token, true};
     weir_status status = wi_ucx_am_send(link, WI_UCX_AM_WELCOME, &welcome, sizeof(welcome));
     if (status == WEIR_OK)
         conn->welcome_due = false;
@@ -129,7 +131,7 @@ bool wi_ucx_conn_watch(struct wi_ucx_conn *conn, uint64_t now_ns)
         }
         return true;
     }
-    if (!conn->greeted && now_ns - conn->accepted_ns > wi_config()->timeout_ns)
+    if (!conn->wanted && now_ns - conn->accepted_ns > wi_config()->timeout_ns)
         wi_ucx_link_end(link, WEIR_ERR_TIMEOUT, UCS_ERR_TIMED_OUT);
-    return !conn->greeted;
+    return !conn->wanted;
 }

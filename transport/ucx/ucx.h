@@ -152,14 +152,18 @@ struct wi_ucx_message {
     struct wi_msg msg;
 };
 
-/* Objects by numbers that are told to peers: an index in the low half, a count in the high half that makes them unique.
+/*
+ * Objects by numbers that are told to peers: an index in the low 20 bits, random ones above it. A number is the right to
+ * name the object: whoever reaches UCX's port can send messages, but guesses no number.
  */
+#define WI_UCX_TABLE_MAX (1u << 20)
+
 struct wi_ucx_table {
     struct wi_ucx_entry {
         uint64_t number;
         void *object;
     } * entries;
-    uint32_t size, next, generation;
+    uint32_t size, next;
 };
 
 struct wi_ucx_iface {
