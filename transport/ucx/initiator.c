@@ -1,6 +1,7 @@
 /*
  * The initiator's side of a connection: connects to one of the peer's addresses, says hello, and is ready when the peer
  * has answered. An address may lead to somebody else (every host has its own 172.17.0.1): then the next one is tried.
+ * An attempt that the network, or UCX, broke off is made again, within WEIR_TIMEOUT.
  */
 #include "core/clock.h"
 #include "core/config.h"
@@ -13,6 +14,7 @@
 #include <string.h>
 
 #define ATTEMPT_NS (2 * WI_NS_PER_S) /* how long one address of several is waited for; doubled with each round */
+#define PAUSE_NS   (10 * WI_NS_PER_MS) /* before addresses are tried again; doubled with each round */
 #define LINGER_NS  WI_NS_PER_S       /* how long UCX may keep operations of an ended endpoint */
 
 static void ep_error(void *arg, ucp_ep_h ucp, ucs_status_t status)
@@ -43,27 +45,43 @@ static weir_status connect_to(struct wi_ucx_ep *ep, const struct sockaddr_storag
     };
     char text[80];
     wi_debug("UCX: connecting to %s", wi_ucx_sockaddr_text(target, text, sizeof(text)));
+    /* Another token: what still comes from an earlier attempt is for nobody. */
+    weir_status renewed = wi_ucx_link_rename(&ep->link);
+    if (renewed != WEIR_OK)
+        return renewed;
     ep->link.status = WEIR_OK;
     ep->target_refused = false;
     ep->attempt_ns = wi_now_ns();
     ucs_status_t status = ucp_ep_create(ep->link.iface->worker, &params, &ep->link.ucp);
     if (status != UCS_OK) {
         ep->link.ucp = NULL;
+        ep->link.cause = status;
         return wi_ucx_error(status, "cannot connect");
     }
     return say_hello(ep);
 }
 
-/* Goes on with the next address. WEIR_ERR_PEER_UNREACHABLE: each of them has been refused. */
+static uint64_t doubled(uint64_t ns, unsigned rounds)
+{
+    return ns << (rounds < 5 ? rounds : 5);
+}
+
+/*
+ * Goes on with the next address; after the last one, where some may answer yet, with the first one after a pause.
+ * WEIR_ERR_PEER_UNREACHABLE: each of them has been refused, or the time is over.
+ */
 static weir_status connect_next(struct wi_ucx_ep *ep)
 {
     for (;;) {
         if (ep->target == ep->target_count) {
-            if (!ep->target_silent)
+            uint64_t now_ns = wi_now_ns();
+            if (!ep->target_undecided || now_ns - ep->begin_ns > wi_config()->timeout_ns)
                 return WEIR_ERR_PEER_UNREACHABLE;
-            ep->target_silent = false;
+            ep->target_undecided = false;
             ep->target = 0;
-            ep->rounds++;
+            ep->again_ns = now_ns + doubled(PAUSE_NS, ep->rounds++);
+            ep->link.iface->clocks = true;
+            return WEIR_OK;
         }
         if (connect_to(ep, &ep->targets[ep->target++]) == WEIR_OK)
             return WEIR_OK;
@@ -98,6 +116,7 @@ weir_status wi_ucx_ep_create(struct wi_iface *base, const void *address, size_t 
         free(ep);
         return status;
     }
+    ep->begin_ns = wi_now_ns();
     status = wi_ucx_address_read(ep, address, len);
     if (status != WEIR_OK) {
         wi_ucx_link_fini(&ep->link);
@@ -174,14 +193,25 @@ static void fail_unreachable(struct wi_ucx_ep *ep)
                ep->target_refused ? "somebody else answers there" : ucs_status_string(ep->link.cause));
 }
 
+/*
+ * Did an attempt end without the peer's will? UCX 1.13 breaks connections off that both sides make at once, and over a
+ * network that loses packets: seen are the connection's reset, its end, and a time-out of its own.
+ */
+static bool is_disturbed(ucs_status_t cause)
+{
+    return cause == UCS_ERR_CONNECTION_RESET || cause == UCS_ERR_NOT_CONNECTED || cause == UCS_ERR_ENDPOINT_TIMEOUT ||
+           cause == UCS_ERR_TIMED_OUT;
+}
+
 /* An attempt or a connection has ended. */
 static void ended(struct wi_ucx_ep *ep)
 {
     struct wi_ucx_link *link = &ep->link;
     wi_ucx_link_close(link);
-    if (ep->base.status != WEIR_OK)
+    if (ep->base.status != WEIR_OK || ep->again_ns)
         return;
     if (!ep->base.ready) {
+        ep->target_undecided |= is_disturbed(link->cause);
         if (connect_next(ep) == WEIR_OK)
             return;
         link->status = WEIR_ERR_PEER_UNREACHABLE;
@@ -211,6 +241,14 @@ void wi_ucx_ep_serve(struct wi_ucx_ep *ep)
 bool wi_ucx_ep_watch(struct wi_ucx_ep *ep, uint64_t now_ns)
 {
     struct wi_ucx_link *link = &ep->link;
+    if (ep->again_ns) {
+        if (now_ns < ep->again_ns)
+            return true;
+        ep->again_ns = 0;
+        if (connect_next(ep) != WEIR_OK)
+            wi_ucx_todo(link);
+        return true;
+    }
     if (link->status != WEIR_OK) {
         if (now_ns - link->ended_ns > LINGER_NS)
             wi_ucx_link_abandon(link, link->status);
@@ -218,10 +256,7 @@ bool wi_ucx_ep_watch(struct wi_ucx_ep *ep, uint64_t now_ns)
     }
     if (ep->base.ready || !ep->base.started)
         return false;
-    unsigned doublings = ep->rounds < 5 ? ep->rounds : 5;
-    if (ep->target_count > 1 && now_ns - ep->attempt_ns > ATTEMPT_NS << doublings) {
-        ep->target_silent = true;
+    if (ep->target_count > 1 && now_ns - ep->attempt_ns > doubled(ATTEMPT_NS, ep->rounds))
         wi_ucx_link_end(link, WEIR_ERR_PEER_UNREACHABLE, UCS_ERR_TIMED_OUT);
-    }
     return true;
 }

@@ -201,6 +201,18 @@ weir_status wi_ucx_link_init(struct wi_ucx_link *link, struct wi_ucx_iface *ifac
     return status;
 }
 
+/* Gives the link another token. On failure it keeps the one it has. */
+weir_status wi_ucx_link_rename(struct wi_ucx_link *link)
+{
+    uint64_t token;
+    weir_status status = wi_ucx_table_enter(&link->iface->tokens, link, &token);
+    if (status != WEIR_OK)
+        return status;
+    wi_ucx_table_remove(&link->iface->tokens, link->token);
+    link->token = token;
+    return WEIR_OK;
+}
+
 static void todo_remove(struct wi_ucx_link *link)
 {
     for (struct wi_ucx_link **at = &link->iface->todo; *at; at = &(*at)->todo_next) {

@@ -79,6 +79,23 @@ static void set_time(ucp_config_t *config, const char *prefix, const char *key, 
     set(config, prefix, key, value);
 }
 
+/*
+ * UCX's connect() would block in progress for as long as the network is away: it must not wait, and give up when our
+ * own patience ends. Where the kernel doubles its pauses from the start, n retries take 2^(n+1) - 1 s.
+ */
+static void set_connecting(ucp_config_t *config, uint64_t timeout_ns)
+{
+    char retries[8];
+    unsigned n = 1;
+    while (n < 6 && ((2ull << (n + 1)) - 1) * WI_NS_PER_S <= timeout_ns)
+        n++;
+    snprintf(retries, sizeof(retries), "%u", n);
+    set(config, "TCP_", "CONN_NB", "y");
+    set(config, "TCP_", "SYN_CNT", retries);
+    /* UCX 1.13 writes the retries as a longer number than its field is and zeroes the next one, which is this. */
+    set(config, "TCP_", "TX_MAX_BUFS", "-1");
+}
+
 weir_status wi_ucx_settings(ucp_config_t **config)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -94,6 +111,7 @@ weir_status wi_ucx_settings(ucp_config_t **config)
     set_time(*config, "", "KEEPALIVE_INTERVAL", timeout_ns / 4, 100 * WI_NS_PER_MS, 20 * WI_NS_PER_S);
     set_time(*config, "TCP_", "KEEPIDLE", timeout_ns / 2, WI_NS_PER_S, 60 * WI_NS_PER_S);
     set_time(*config, "TCP_", "KEEPINTVL", timeout_ns / 8, WI_NS_PER_S, 20 * WI_NS_PER_S);
+    set_connecting(*config, timeout_ns);
     /* Which lanes its newer protocols take cannot be found out, and the order of signals depends on it. */
     set(*config, "", "PROTO_ENABLE", "n");
     /* Room for a piece of a put in one of UCX's packets over TCP; its default is 8 KiB. */

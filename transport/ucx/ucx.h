@@ -106,8 +106,9 @@ struct wi_ucx_ep {
     struct sockaddr_storage targets[WI_UCX_TARGETS]; /* tried in turn until one answers with the right instance */
     unsigned target_count, target, rounds;
     bool target_refused; /* the peer said that it is not the one we look for */
-    bool target_silent;  /* in this round some target was given up for its silence */
-    uint64_t instance, attempt_ns;
+    bool target_undecided; /* in this round some target was silent or broke off: it may answer yet */
+    uint64_t instance, begin_ns, attempt_ns;
+    uint64_t again_ns; /* between two rounds: when the next one begins; else 0 */
 
     bool native;                 /* UCX has RDMA lanes to the peer */
     bool fenced;                 /* of these: a signal may overtake a put, a fence must come between */
@@ -238,6 +239,7 @@ void wi_ucx_slot_count(struct wi_ucx_slot *slot);
 weir_status wi_ucx_slot_started(struct wi_ucx_slot *slot, ucs_status_ptr_t result, const char *what);
 void wi_ucx_slot_done(void *request, ucs_status_t status, void *slot);
 weir_status wi_ucx_link_init(struct wi_ucx_link *link, struct wi_ucx_iface *iface, bool initiator);
+weir_status wi_ucx_link_rename(struct wi_ucx_link *link);
 void wi_ucx_link_fini(struct wi_ucx_link *link);
 weir_status wi_ucx_table_enter(struct wi_ucx_table *table, void *object, uint64_t *number);
 void wi_ucx_table_remove(struct wi_ucx_table *table, uint64_t number);
