@@ -33,6 +33,7 @@ WI_CONFIG_DURATION(spin_ns, "WEIR_SPIN", NULL, "50us", "0us", "10s", "How long a
 WI_CONFIG_CHOICE(transport, "WEIR_TRANSPORT", NULL, "auto", "auto|verbs|ucx|shm", "Network backend; auto: verbs where an RDMA port is active, else ucx.")
 WI_CONFIG_INT(verbs_depth, "WEIR_VERBS_DEPTH", NULL, "256", 16, 16384, "Operations that can be outstanding on one verbs endpoint.")
 WI_CONFIG_SIZE(verbs_inline, "WEIR_VERBS_INLINE", NULL, "220", "0", "1K", "Longest write sent inline; the device may allow less.")
+WI_CONFIG_INT(verbs_receives, "WEIR_VERBS_RECEIVES", NULL, "8192", 64, 65536, "Signals and messages that can be on their way to this process over verbs, from all peers together.")
 WI_CONFIG_INT(verbs_traffic_class, "WEIR_VERBS_TRAFFIC_CLASS", NULL, "-1", -1, 255, "Traffic class (RoCE: the packets' TOS byte) of verbs connections; -1: the system's.")
 
 /* Collectives */

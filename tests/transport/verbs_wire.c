@@ -93,17 +93,21 @@ static void test_private_data(void **state)
     (void)state;
     unsigned char buf[56] = {0};
     struct wi_verbs_hello hello;
-    wi_verbs_hello_encode(&(struct wi_verbs_hello){.id = 7, .cookie = ~0ull}, buf);
+    wi_verbs_hello_encode(
+        &(struct wi_verbs_hello){.id = 7, .cookie = ~0ull, .words_addr = 1ull << 46, .words_rkey = 0x10203}, buf);
     assert_true(wi_verbs_hello_decode(buf, sizeof(buf), &hello)); /* padded, as the connection manager does */
     assert_true(hello.id == 7 && hello.cookie == ~0ull);
+    assert_true(hello.words_addr == 1ull << 46 && hello.words_rkey == 0x10203);
     assert_false(wi_verbs_hello_decode(buf, WI_VERBS_HELLO_SIZE - 1, &hello));
     buf[4]++; /* another version */
     assert_false(wi_verbs_hello_decode(buf, sizeof(buf), &hello));
 
     struct wi_verbs_welcome welcome;
-    wi_verbs_welcome_encode(&(struct wi_verbs_welcome){.id = 9, .ring_addr = 1ull << 47, .ring_rkey = 0xabcdef01}, buf);
+    wi_verbs_welcome_encode(
+        &(struct wi_verbs_welcome){.id = 9, .ring_addr = 1ull << 47, .ring_rkey = 0xabcdef01, .credits = 77}, buf);
     assert_true(wi_verbs_welcome_decode(buf, sizeof(buf), &welcome));
     assert_true(welcome.id == 9 && welcome.ring_addr == 1ull << 47 && welcome.ring_rkey == 0xabcdef01);
+    assert_int_equal(welcome.credits, 77);
     assert_false(wi_verbs_welcome_decode(buf, WI_VERBS_WELCOME_SIZE - 1, &welcome));
     buf[28]++; /* another size of the ring */
     assert_false(wi_verbs_welcome_decode(buf, sizeof(buf), &welcome));
@@ -128,7 +132,7 @@ static void test_ring(void **state)
         uint32_t len = rand() % 3 ? (uint32_t)rand() % 64 : (uint32_t)rand() % (WEIR_MSG_MAX + 1);
         if (rand() % 2 && wi_verbs_ring_fits(position, taken, len)) {
             uint32_t at = wi_verbs_ring_offset(position);
-            assert_true(at >= WI_VERBS_RING_DATA && at % WI_VERBS_RING_ALIGN == 0);
+            assert_int_equal(at % WI_VERBS_RING_ALIGN, 0);
             assert_true(at + wi_verbs_ring_entry(len) <= sizeof(owner));
             for (uint32_t i = 0; i < wi_verbs_ring_entry(len); i++) {
                 assert_int_equal(owner[at + i], 0);
@@ -158,6 +162,26 @@ static void test_ring_takes_the_longest(void **state)
     assert_false(wi_verbs_ring_fits(WI_VERBS_RING_SIZE, 0, 0));
 }
 
+/* However many connections come, all shares together fit into the queue, as long as there is one entry for each. */
+static void test_credit_shares(void **state)
+{
+    (void)state;
+    static const uint32_t depths[] = {64, 1000, 4096, 8192, 65536};
+    for (size_t i = 0; i < sizeof(depths) / sizeof(depths[0]); i++) {
+        uint32_t depth = depths[i], free = depth, connections = 0, last = UINT32_MAX;
+        while (free > 0) {
+            uint32_t share = wi_verbs_credit_share(free, depth);
+            assert_true(share >= WI_VERBS_MIN_CREDITS && share <= free && share <= last);
+            last = share;
+            free -= share;
+            connections++;
+        }
+        assert_true(connections >= 64);
+        assert_int_equal(wi_verbs_credit_share(0, depth), WI_VERBS_MIN_CREDITS);
+    }
+    assert_int_equal(wi_verbs_credit_share(8192, 8192), 128);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -167,6 +191,7 @@ int main(void)
         cmocka_unit_test(test_private_data),
         cmocka_unit_test(test_ring),
         cmocka_unit_test(test_ring_takes_the_longest),
+        cmocka_unit_test(test_credit_shares),
     };
     return cmocka_run_group_tests_name("verbs wire", tests, NULL, NULL);
 }

@@ -18,7 +18,7 @@
 
 enum {
     RETRY_COUNT = 6,       /* soft-RoCE takes 7 for "without end" */
-    RNR_RETRY_FOREVER = 7, /* a target that makes no progress for a while is no error */
+    RNR_RETRY_FOREVER = 7, /* credits keep receives from running out; should they do so all the same, it is no error */
     RNR_TIMER = 12,        /* 0.64 ms until the next try then */
     LISTEN_BACKLOG = 1024,
     RESOLVE_MS = 2000,
@@ -170,7 +170,11 @@ static void request_connection(struct verbs_ep *ep)
 {
     struct verbs_iface *iface = ep->iface;
     unsigned char hello[WI_VERBS_HELLO_SIZE];
-    wi_verbs_hello_encode(&(struct wi_verbs_hello){.id = iface->base.params.id, .cookie = ep->address.cookie}, hello);
+    wi_verbs_hello_encode(&(struct wi_verbs_hello){.id = iface->base.params.id,
+                                                   .cookie = ep->address.cookie,
+                                                   .words_addr = (uintptr_t)wi_verbs_word(ep, 0),
+                                                   .words_rkey = ep->block_mr->rkey},
+                          hello);
     struct rdma_conn_param param = {
         .private_data = hello,
         .private_data_len = sizeof(hello),
@@ -192,12 +196,14 @@ static void connected(struct verbs_ep *ep, const struct event *event)
         ep_failed(ep, WEIR_ERR_PROTOCOL, "its answer is not that of this peer");
         return;
     }
-    if (bring_up(ep->iface, &ep->end, IBV_ACCESS_LOCAL_WRITE) != WEIR_OK || rdma_establish(ep->end.id)) {
+    if (bring_up(ep->iface, &ep->end, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE) != WEIR_OK ||
+        rdma_establish(ep->end.id)) {
         ep_failed(ep, WEIR_ERR_IO, "the queue pair cannot be set up");
         return;
     }
     ep->ring_addr = welcome.ring_addr;
     ep->ring_rkey = welcome.ring_rkey;
+    ep->granted = welcome.credits;
     ep->iface->connecting--;
     ep->connecting = false;
     ep->base.ready = true;
@@ -263,7 +269,8 @@ static weir_status accept_link(struct verbs_iface *iface, struct verbs_link *lin
     unsigned char welcome[WI_VERBS_WELCOME_SIZE];
     wi_verbs_welcome_encode(&(struct wi_verbs_welcome){.id = iface->base.params.id,
                                                        .ring_addr = (uintptr_t)link->ring,
-                                                       .ring_rkey = link->ring_mr->rkey},
+                                                       .ring_rkey = link->ring_mr->rkey,
+                                                       .credits = link->share},
                             welcome);
     struct rdma_conn_param param = {
         .private_data = welcome,
@@ -294,7 +301,7 @@ static void requested(struct verbs_iface *iface, const struct event *event)
         reject(event->id, "it does not speak this version of Weir's protocol");
     else if (hello.cookie != iface->choice.address.cookie)
         reject(event->id, "it is meant for another process");
-    else if (wi_verbs_link_create(iface, event->id, hello.id, &link) != WEIR_OK)
+    else if (wi_verbs_link_create(iface, event->id, &hello, &link) != WEIR_OK)
         reject(event->id, weir_last_error());
     else if (accept_link(iface, link, event) != WEIR_OK) {
         wi_warn("verbs: rank %llu could not be connected: %s", (unsigned long long)hello.id, weir_last_error());

@@ -17,10 +17,11 @@ enum {
 /* ---- Receives
  * -------------------------------------------------------------------------------------------------------- */
 
-/* Posts receives for those that were used up. They have no buffers: only immediates arrive this way. */
-static weir_status post_receives(struct verbs_iface *iface, uint32_t count)
+/* They have no buffers: only immediates arrive this way. */
+weir_status wi_verbs_receives_post(struct verbs_iface *iface)
 {
     struct ibv_recv_wr wrs[RECEIVE_BATCH], *bad;
+    uint32_t count = iface->srq_used;
     for (uint32_t i = 0; i < RECEIVE_BATCH && i < count; i++)
         wrs[i] = (struct ibv_recv_wr){.wr_id = WI_VERBS_RECEIVED, .next = &wrs[i + 1]};
     while (count > 0) {
@@ -35,24 +36,23 @@ static weir_status post_receives(struct verbs_iface *iface, uint32_t count)
     return WEIR_OK;
 }
 
-weir_status wi_verbs_receives_post(struct verbs_iface *iface)
-{
-    iface->srq_used = iface->device.srq_depth;
-    return post_receives(iface, iface->srq_used);
-}
-
 static inline void received(struct verbs_iface *iface, const struct ibv_wc *wc)
 {
     iface->srq_used++;
     if (wc->status != IBV_WC_SUCCESS || wc->opcode != IBV_WC_RECV_RDMA_WITH_IMM)
         return; /* its queue pair has failed: an event of the connection or device tells */
     uint32_t imm = be32toh(wc->imm_data);
-    if (imm & WI_VERBS_IMM_MESSAGE)
-        wi_verbs_link_message(iface, wc->qp_num);
-    else if (imm < iface->base.params.signals)
+    struct verbs_link *link = wi_verbs_link_find(iface, wc->qp_num);
+    if (link)
+        wi_verbs_credit_used(iface, link);
+    if (imm & WI_VERBS_IMM_MESSAGE) {
+        if (link)
+            wi_verbs_link_message(iface, link);
+    } else if (imm < iface->base.params.signals) {
         __atomic_store_n(&iface->base.signals[imm], iface->base.signals[imm] + 1, __ATOMIC_RELEASE);
-    else
+    } else {
         wi_debug("verbs: signal %u does not exist here", imm);
+    }
 }
 
 /* ---- Errors
@@ -65,7 +65,6 @@ static const char *const names[] = {
     [VERBS_FETCH_ADD] = "fetch_add to",
     [VERBS_SEND] = "message to",
     [VERBS_FLUSH] = "flush to",
-    [VERBS_ROOM] = "message to",
 };
 
 /* What a completion's status means for the user, and the likely cause. */
@@ -174,6 +173,8 @@ unsigned wi_verbs_poll(struct verbs_iface *iface)
     for (int i = 0; i < count; i++) {
         if (wcs[i].wr_id == WI_VERBS_RECEIVED)
             received(iface, &wcs[i]);
+        else if (wcs[i].wr_id & WI_VERBS_REPLIED)
+            wi_verbs_replied(iface, &wcs[i]);
         else
             sent(iface, &wcs[i]);
     }
@@ -181,8 +182,10 @@ unsigned wi_verbs_poll(struct verbs_iface *iface)
         iface->cq_room += iface->cq_owed;
         iface->cq_owed = 0;
     }
-    if (iface->srq_used >= RECEIVE_BATCH)
-        post_receives(iface, iface->srq_used);
+    if (__builtin_expect(iface->owing != NULL, 0))
+        wi_verbs_credit_tell(iface);
+    else if (iface->srq_used >= RECEIVE_BATCH)
+        wi_verbs_receives_post(iface);
     return (unsigned)count;
 }
 

@@ -295,10 +295,12 @@ static weir_status query_limits(struct verbs_device *device, const struct verbs_
     device->max_reads = (uint8_t)at_most(16, attr.max_qp_init_rd_atom);
     device->max_served = (uint8_t)at_most(16, attr.max_qp_rd_atom);
     device->atomics = attr.atomic_cap != IBV_ATOMIC_NONE;
-    device->srq_depth = at_most(WI_VERBS_SRQ_DEPTH, attr.max_srq_wr);
-    device->cq_depth = at_most(WI_VERBS_CQ_DEPTH, attr.max_cqe);
+    device->srq_depth = at_most((uint64_t)wi_config()->verbs_receives, attr.max_srq_wr);
+    uint32_t cq_wanted = 2 * device->srq_depth > WI_VERBS_CQ_DEPTH ? 2 * device->srq_depth : WI_VERBS_CQ_DEPTH;
+    device->cq_depth = at_most(cq_wanted, attr.max_cqe);
     if (device->cq_depth < 2 * device->srq_depth)
         device->srq_depth = device->cq_depth / 2;
+    device->srq_free = device->srq_depth;
     return WEIR_OK;
 }
 

@@ -72,7 +72,7 @@ static weir_status create_qp(struct verbs_ep *ep)
 
 static size_t block_size(const struct verbs_ep *ep)
 {
-    return WI_VERBS_RING_BYTES + sizeof(uint64_t) + ((size_t)ep->mask + 1) * sizeof(uint64_t);
+    return WI_VERBS_RING_BYTES + (WI_VERBS_WORDS + (size_t)ep->mask + 1) * sizeof(uint64_t);
 }
 
 static weir_status create_queue(struct verbs_ep *ep)
@@ -88,8 +88,8 @@ static weir_status create_queue(struct verbs_ep *ep)
     ep->slots = calloc((size_t)ep->mask + 1, sizeof(*ep->slots));
     if (!ep->slots)
         return wi_error(WEIR_ERR_NO_MEMORY, "endpoint: out of memory");
-    return wi_verbs_block_create(ep->iface, block_size(ep), IBV_ACCESS_LOCAL_WRITE, "endpoint's message buffers",
-                                 &ep->block, &ep->block_mr);
+    return wi_verbs_block_create(ep->iface, block_size(ep), IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE,
+                                 "endpoint's message buffers", &ep->block, &ep->block_mr);
 }
 
 static void ep_free(struct verbs_ep *ep)

@@ -28,6 +28,19 @@ static void link_free(struct verbs_iface *iface, struct verbs_link *link)
     free(link);
 }
 
+struct verbs_link *wi_verbs_link_find(struct verbs_iface *iface, uint32_t qp_num)
+{
+    struct verbs_link *link = iface->link_last;
+    if (link && link->qp_num == qp_num)
+        return link;
+    link = *bucket(iface, qp_num);
+    while (link && link->qp_num != qp_num)
+        link = link->hash_next;
+    if (link)
+        iface->link_last = link;
+    return link;
+}
+
 static void unhash(struct verbs_iface *iface, struct verbs_link *link)
 {
     struct verbs_link **at = bucket(iface, link->qp_num);
@@ -35,35 +48,49 @@ static void unhash(struct verbs_iface *iface, struct verbs_link *link)
         at = &(*at)->hash_next;
     if (*at)
         *at = link->hash_next;
+    if (iface->link_last == link)
+        iface->link_last = NULL;
 }
 
-weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *id, uint64_t peer_id,
-                                 struct verbs_link **out)
+static weir_status create_qp(struct verbs_iface *iface, struct verbs_link *link)
 {
-    struct verbs_link *link = calloc(1, sizeof(*link));
-    if (!link)
-        return wi_error(WEIR_ERR_NO_MEMORY, "connection from rank %llu: out of memory", (unsigned long long)peer_id);
-    link->end.kind = VERBS_LINK;
-    link->peer_id = peer_id;
-    weir_status status = wi_verbs_block_create(
-        iface, WI_VERBS_RING_BYTES, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ,
-        "connection's message ring", &link->ring, &link->ring_mr);
-    if (status != WEIR_OK)
-        goto fail_link;
     struct ibv_qp_init_attr attr = {
         .qp_context = &link->end,
         .send_cq = iface->device.cq,
         .recv_cq = iface->device.cq,
         .srq = iface->device.srq,
-        .cap = {.max_send_wr = 1, .max_send_sge = 1},
+        .cap = {.max_send_wr = WI_VERBS_REPLY_DEPTH,
+                .max_send_sge = 1,
+                .max_inline_data = WI_VERBS_WORDS * sizeof(uint64_t)},
         .qp_type = IBV_QPT_RC,
     };
     link->end.qp = ibv_create_qp(iface->device.pd, &attr);
-    if (!link->end.qp) {
-        status = wi_error(WEIR_ERR_LIMIT, "connection from rank %llu: no queue pair: %s", (unsigned long long)peer_id,
-                          strerror(errno));
+    if (link->end.qp)
+        return WEIR_OK;
+    return wi_error(WEIR_ERR_LIMIT, "connection from rank %llu: no queue pair: %s", (unsigned long long)link->peer_id,
+                    strerror(errno));
+}
+
+weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *id, const struct wi_verbs_hello *hello,
+                                 struct verbs_link **out)
+{
+    uint64_t peer_id = hello->id;
+    struct verbs_link *link = calloc(1, sizeof(*link));
+    if (!link)
+        return wi_error(WEIR_ERR_NO_MEMORY, "connection from rank %llu: out of memory", (unsigned long long)peer_id);
+    link->end.kind = VERBS_LINK;
+    link->peer_id = peer_id;
+    link->words_addr = hello->words_addr;
+    link->words_rkey = hello->words_rkey;
+    link->serial = iface->link_serial++ & 0x7fffffff;
+    weir_status status =
+        wi_verbs_block_create(iface, WI_VERBS_RING_BYTES, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE,
+                              "connection's message ring", &link->ring, &link->ring_mr);
+    if (status != WEIR_OK)
+        goto fail_link;
+    if ((status = create_qp(iface, link)) != WEIR_OK)
         goto fail_ring;
-    }
+    wi_verbs_credit_open(iface, link);
     link->end.id = id;
     id->context = &link->end;
     link->next = iface->links;
@@ -92,8 +119,24 @@ void wi_verbs_link_gone(struct verbs_iface *iface, struct verbs_link *link)
 {
     unhash(iface, link);
     wi_verbs_end(&link->end);
+    wi_verbs_credit_close(iface, link);
+    iface->cq_owed += link->replies;
+    link->replies = 0;
+    if (link->failed)
+        iface->links_failed--;
+    link->failed = false;
     if (link->arrived == 0)
         link_free(iface, link);
+}
+
+void wi_verbs_links_end_failed(struct verbs_iface *iface)
+{
+    struct verbs_link *next;
+    for (struct verbs_link *link = iface->links; link && iface->links_failed > 0; link = next) {
+        next = link->next;
+        if (link->failed)
+            wi_verbs_link_gone(iface, link);
+    }
 }
 
 void wi_verbs_links_free(struct verbs_iface *iface)
@@ -128,12 +171,9 @@ static void turn_remove(struct verbs_iface *iface, struct verbs_link *link)
     link->turn_prev->turn_next = link->turn_next;
 }
 
-void wi_verbs_link_message(struct verbs_iface *iface, uint32_t qp_num)
+void wi_verbs_link_message(struct verbs_iface *iface, struct verbs_link *link)
 {
-    struct verbs_link *link = *bucket(iface, qp_num);
-    while (link && link->qp_num != qp_num)
-        link = link->hash_next;
-    if (link && link->arrived++ == 0)
+    if (link->arrived++ == 0)
         turn_add(iface, link);
 }
 
@@ -174,7 +214,9 @@ void wi_verbs_msg_pop(struct wi_iface *base)
     iface->peeked = NULL;
     iface->turn = link->turn_next;
     link->position = wi_verbs_ring_next(link->position, iface->msg->len);
-    __atomic_store_n((uint64_t *)(void *)link->ring, htole64(link->position), __ATOMIC_RELEASE);
+    wi_verbs_credit_taken(iface, link);
+    if (iface->owing)
+        wi_verbs_credit_tell(iface);
     if (--link->arrived > 0)
         return;
     turn_remove(iface, link);

@@ -19,7 +19,6 @@ static const enum ibv_wr_opcode opcodes[] = {
     [VERBS_FETCH_ADD] = IBV_WR_ATOMIC_FETCH_AND_ADD,
     [VERBS_SEND] = IBV_WR_RDMA_WRITE_WITH_IMM,
     [VERBS_FLUSH] = IBV_WR_RDMA_WRITE,
-    [VERBS_ROOM] = IBV_WR_RDMA_READ,
 };
 
 /* ---- Posting
@@ -47,8 +46,7 @@ static inline weir_status post_piece(struct verbs_ep *ep, const struct verbs_op 
     struct ibv_sge sge = {.addr = (uintptr_t)op->local, .length = len, .lkey = op->lkey};
     struct ibv_send_wr wr, *bad;
     /* Near the end of the completion queue every operation is, lest many endpoints' unseen ones fill it up for good. */
-    bool signaled = (last && op->comp) || op->kind == VERBS_ROOM || ep->unsignaled + 1 >= ep->period ||
-                    ep->iface->cq_room < WI_VERBS_SRQ_DEPTH / 2;
+    bool signaled = (last && op->comp) || ep->unsignaled + 1 >= ep->period || ep->iface->cq_room < WI_VERBS_CQ_LOW;
 
     wr.wr_id = (uint64_t)ep->handle << 32 | ep->head;
     wr.next = NULL;
@@ -120,8 +118,10 @@ static weir_status post_long(struct verbs_ep *ep, const struct verbs_op *op)
 
 static inline weir_status post(struct verbs_ep *ep, const struct verbs_op *op)
 {
-    if (__builtin_expect(!has_room(ep) || ep->has_rest, 0))
+    bool announces = op->kind == VERBS_PUT_SIGNAL || op->kind == VERBS_SEND;
+    if (__builtin_expect(!has_room(ep) || ep->has_rest, 0) || (announces && !wi_verbs_credit_left(ep)))
         return WEIR_ERR_AGAIN;
+    ep->announced += announces;
     if (__builtin_expect(op->len > ep->iface->device.max_piece, 0))
         return post_long(ep, op);
     weir_status status = post_piece(ep, op, (uint32_t)op->len, true);
@@ -151,18 +151,7 @@ void wi_verbs_queue_rests(struct verbs_iface *iface)
 
 static uint64_t *bounce_word(const struct verbs_ep *ep, uint32_t sequence)
 {
-    return (uint64_t *)(void *)(ep->block + WI_VERBS_RING_BYTES) + 1 + (sequence & ep->mask);
-}
-
-/* What the target has taken of our messages, as it says. */
-static void room_read(struct verbs_ep *ep)
-{
-    uint64_t taken = le64toh(*(volatile uint64_t *)(void *)(ep->block + WI_VERBS_RING_BYTES));
-    ep->asking = false;
-    if (taken - ep->taken <= ep->position - ep->taken)
-        ep->taken = taken;
-    else
-        wi_warn("verbs: rank %llu counts messages that were not sent", (unsigned long long)ep->base.peer_id);
+    return wi_verbs_word(ep, WI_VERBS_WORDS + (sequence & ep->mask));
 }
 
 void wi_verbs_queue_retire(struct verbs_ep *ep, uint32_t sequence)
@@ -173,8 +162,6 @@ void wi_verbs_queue_retire(struct verbs_ep *ep, uint32_t sequence)
         struct verbs_slot *slot = &ep->slots[ep->tail & ep->mask];
         if (slot->result)
             *slot->result = *bounce_word(ep, ep->tail);
-        if (slot->kind == VERBS_ROOM)
-            room_read(ep);
         wi_comp_end(slot->comp, WEIR_OK);
         wi_comp_end(slot->flush, WEIR_OK);
     }
@@ -306,32 +293,22 @@ weir_status wi_verbs_flush(struct weir_ep *base, weir_comp *comp)
 /* ---- Messages
  * -------------------------------------------------------------------------------------------------------- */
 
-/* Asks how much of the ring the target has taken; the answer comes with a completion, which also wakes a sleeper. */
-static weir_status ask_for_room(struct verbs_ep *ep)
+/* Has the target room for a message? It says what it has taken; what it cannot have taken is not believed. */
+static bool ring_has_room(struct verbs_ep *ep, uint32_t size)
 {
-    const struct verbs_op op = {
-        .kind = VERBS_ROOM,
-        .lkey = ep->block_mr->lkey,
-        .rkey = ep->ring_rkey,
-        .local = ep->block + WI_VERBS_RING_BYTES,
-        .len = sizeof(uint64_t),
-        .remote_addr = ep->ring_addr,
-    };
-    weir_status status = post(ep, &op);
-    if (status == WEIR_OK)
-        ep->asking = true;
-    return status;
+    if (wi_verbs_ring_fits(ep->position, ep->taken, size))
+        return true;
+    uint64_t taken = le64toh(__atomic_load_n(wi_verbs_word(ep, WI_VERBS_WORD_TAKEN), __ATOMIC_ACQUIRE));
+    if (taken - ep->taken <= ep->position - ep->taken)
+        ep->taken = taken;
+    return wi_verbs_ring_fits(ep->position, ep->taken, size);
 }
 
 weir_status wi_verbs_send(struct weir_ep *base, const void *data, size_t len)
 {
     struct verbs_ep *ep = verbs_ep(base);
     uint32_t size = (uint32_t)len;
-    if (!wi_verbs_ring_fits(ep->position, ep->taken, size)) {
-        weir_status status = ep->asking ? WEIR_OK : ask_for_room(ep);
-        return status == WEIR_OK ? WEIR_ERR_AGAIN : status;
-    }
-    if (!has_room(ep))
+    if (!ring_has_room(ep, size) || !has_room(ep))
         return WEIR_ERR_AGAIN;
     /* The copy lies where the entry will lie at the target: it is free again when that is taken. */
     uint32_t offset = wi_verbs_ring_offset(ep->position);
@@ -349,10 +326,7 @@ weir_status wi_verbs_send(struct weir_ep *base, const void *data, size_t len)
         .remote_addr = ep->ring_addr + offset,
     };
     weir_status status = post(ep, &op);
-    if (status != WEIR_OK)
-        return status;
-    ep->position = wi_verbs_ring_next(ep->position, size);
-    if (!ep->asking && ep->position - ep->taken > WI_VERBS_RING_SIZE / 2)
-        ask_for_room(ep); /* if there is no room for that now, a later message asks */
-    return WEIR_OK;
+    if (status == WEIR_OK)
+        ep->position = wi_verbs_ring_next(ep->position, size);
+    return status;
 }

@@ -87,6 +87,7 @@ static weir_status open_iface(const struct wi_iface_params *params, struct wi_if
         status = wi_verbs_device_open(&iface->device, &iface->choice);
     }
     iface->cq_room = iface->device.cq_depth - iface->device.srq_depth;
+    iface->srq_used = iface->device.srq_depth;
     if (status == WEIR_OK)
         status = wi_verbs_receives_post(iface);
     if (status == WEIR_OK)
@@ -159,6 +160,8 @@ static unsigned look(struct verbs_iface *iface)
         count += wi_verbs_cm_progress(iface);
     if (iface->suspects)
         wi_verbs_suspects(iface);
+    if (iface->links_failed)
+        wi_verbs_links_end_failed(iface);
     return count;
 }
 

@@ -2,8 +2,8 @@
  * What the files of the verbs backend share.
  *
  * An interface has one completion queue and one shared receive queue. An endpoint is a reliable connection made by the
- * initiator; at the target a link stands for it, which only receives. So two contexts that reach each other both have
- * two queue pairs, one a direction.
+ * initiator; at the target a link stands for it, which receives, and sends no more than credits. So two contexts that
+ * reach each other both have two queue pairs, one a direction.
  */
 #ifndef WI_VERBS_H
 #define WI_VERBS_H
@@ -14,12 +14,15 @@
 #include <infiniband/verbs.h>
 #include <rdma/rdma_cma.h>
 
-#define WI_VERBS_RECEIVED                                                                                              \
-    (~0ull) /* wr_id of receives; sends have the endpoint's handle and the slot's sequence number */
+/* wr_id: of receives all ones; of an endpoint's sends its handle and the slot's sequence number; of a link's sends the
+ * uppermost bit, its serial number and that of its queue pair. */
+#define WI_VERBS_RECEIVED (~0ull)
+#define WI_VERBS_REPLIED (1ull << 63)
 
 enum {
-    WI_VERBS_SRQ_DEPTH = 4096, /* signals and messages that can arrive between two calls of progress() */
-    WI_VERBS_CQ_DEPTH = 16384,
+    WI_VERBS_CQ_DEPTH = 16384, /* at least, if the device can */
+    WI_VERBS_CQ_LOW = 2048,
+    WI_VERBS_REPLY_DEPTH = 32, /* sends of a link at a time */
     WI_VERBS_LINK_BUCKETS = 256,
 };
 
@@ -44,6 +47,7 @@ struct verbs_device {
     uint8_t max_served; /* and as target */
     bool atomics;
     uint32_t srq_depth, cq_depth;
+    uint32_t srq_free; /* entries that are no link's share, see wire.h */
 };
 
 /* Finds the device and port that WEIR_DEVICE, `bind_address` (may be NULL) and WEIR_INTERFACE ask for. */
@@ -72,11 +76,25 @@ struct verbs_link {
     uint64_t position;                        /* of the next message to take */
     uint32_t arrived;                         /* messages that can be taken */
     struct verbs_link *turn_next, *turn_prev; /* links with messages, in the order of their turn */
+
+    /* What the initiator is told by writes into its words; see credit.c. */
+    uint64_t words_addr;
+    uint32_t words_rkey;
+    uint32_t share, reserved; /* of the shared receive queue, and what of it counts as taken from srq_free */
+    uint64_t received;        /* immediates */
+    uint64_t granted;         /* immediates that the initiator was allowed so far */
+    uint64_t told_position;
+    bool owes; /* in the list of those that have something to tell */
+    struct verbs_link *owes_next;
+
+    uint32_t serial;
+    uint32_t replies; /* outstanding sends */
+    bool failed;      /* one of them has failed */
 };
 
 /* ---- Sending (queue.c) ------------------------------------------------------------------------------------------- */
 
-enum verbs_kind { VERBS_PUT, VERBS_GET, VERBS_PUT_SIGNAL, VERBS_FETCH_ADD, VERBS_SEND, VERBS_FLUSH, VERBS_ROOM };
+enum verbs_kind { VERBS_PUT, VERBS_GET, VERBS_PUT_SIGNAL, VERBS_FETCH_ADD, VERBS_SEND, VERBS_FLUSH };
 
 /* One operation; long ones are posted in pieces. */
 struct verbs_op {
@@ -120,12 +138,12 @@ struct verbs_ep {
     struct verbs_ep *rest_next;
 
     /* Messages; see wire.h. */
-    unsigned char *block; /* registered: copies of entries on their way, the counter read, bounce words */
+    unsigned char *block; /* registered: copies of entries on their way, words that the target writes, bounce words */
     struct ibv_mr *block_mr;
     uint64_t ring_addr;
     uint32_t ring_rkey;
     uint64_t position, taken;
-    bool asking; /* a read of the ring's counter is outstanding */
+    uint64_t announced, granted; /* immediates sent, and allowed so far */
 
     struct ibv_wc suspect; /* the target refused this; it may be dying, see completion.c */
     uint64_t suspect_ns;   /* since when, 0: not so */
@@ -161,6 +179,10 @@ struct verbs_iface {
 
     struct verbs_link *links;
     struct verbs_link *link_by_qp[WI_VERBS_LINK_BUCKETS];
+    struct verbs_link *link_last; /* found last by its queue pair, or NULL */
+    struct verbs_link *owing;     /* links that have something to tell */
+    uint32_t link_serial;
+    uint32_t links_failed; /* of their sends one has failed: their ends are looked for */
     struct verbs_link *turn;   /* whose message is next; ring through turn_next */
     struct verbs_link *peeked; /* whose message is in `msg`, NULL: none */
     struct wi_msg *msg;
@@ -174,6 +196,12 @@ static inline struct verbs_iface *verbs_iface(struct wi_iface *iface)
 static inline struct verbs_ep *verbs_ep(struct weir_ep *ep)
 {
     return (struct verbs_ep *)ep;
+}
+
+/* A word that the target writes. */
+static inline uint64_t *wi_verbs_word(const struct verbs_ep *ep, unsigned index)
+{
+    return (uint64_t *)(void *)(ep->block + WI_VERBS_RING_BYTES) + index;
 }
 
 weir_status wi_verbs_listen(struct verbs_iface *iface);
@@ -199,14 +227,39 @@ void wi_verbs_ep_abandon(struct verbs_ep *ep);
 
 /* ---- Links (link.c) ---------------------------------------------------------------------------------------------- */
 
-weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *id, uint64_t peer_id,
+weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *id, const struct wi_verbs_hello *hello,
                                  struct verbs_link **link);
 void wi_verbs_link_ready(struct verbs_iface *iface, struct verbs_link *link); /* its queue pair can receive */
 void wi_verbs_link_gone(struct verbs_iface *iface, struct verbs_link *link);  /* its peer has gone */
 void wi_verbs_links_free(struct verbs_iface *iface);
-void wi_verbs_link_message(struct verbs_iface *iface, uint32_t qp_num); /* one has arrived */
+struct verbs_link *wi_verbs_link_find(struct verbs_iface *iface, uint32_t qp_num);  /* NULL: it is gone */
+void wi_verbs_link_message(struct verbs_iface *iface, struct verbs_link *link);     /* one has arrived */
+void wi_verbs_links_end_failed(struct verbs_iface *iface);
 struct wi_msg *wi_verbs_msg_peek(struct wi_iface *iface);
 void wi_verbs_msg_pop(struct wi_iface *iface);
+
+/* ---- Credits (credit.c) ------------------------------------------------------------------------------------------ */
+
+void wi_verbs_credit_open(struct verbs_iface *iface, struct verbs_link *link);  /* takes the link's share */
+void wi_verbs_credit_close(struct verbs_iface *iface, struct verbs_link *link); /* gives it back */
+void wi_verbs_credit_used(struct verbs_iface *iface, struct verbs_link *link);  /* an immediate has arrived */
+void wi_verbs_credit_taken(struct verbs_iface *iface, struct verbs_link *link); /* a message was taken */
+
+/* Puts receives that were used up into the queue again, then tells initiators what they may send by now. */
+void wi_verbs_credit_tell(struct verbs_iface *iface);
+
+/* The initiator's side: may one more immediate be sent? */
+bool wi_verbs_credit_left(struct verbs_ep *ep);
+
+/* ---- Replies: what a target sends (reply.c) ---------------------------------------------------------------------- */
+
+/* Is there room for `count` more? */
+bool wi_verbs_reply_room(const struct verbs_iface *iface, const struct verbs_link *link, uint32_t count);
+
+/* Writes `count` of the initiator's words from index `first` on. There must be room for one. */
+void wi_verbs_reply(struct verbs_iface *iface, struct verbs_link *link, unsigned first, unsigned count,
+                    const uint64_t *words);
+void wi_verbs_replied(struct verbs_iface *iface, const struct ibv_wc *wc);
 
 /* ---- Queue (queue.c) --------------------------------------------------------------------------------------------- */
 
@@ -240,7 +293,7 @@ void wi_verbs_drain(struct verbs_iface *iface);
 
 /* Decides about endpoints whose target refused an access some time ago. */
 void wi_verbs_suspects(struct verbs_iface *iface);
-weir_status wi_verbs_receives_post(struct verbs_iface *iface); /* all receives, at the start */
+weir_status wi_verbs_receives_post(struct verbs_iface *iface); /* all that were used up */
 
 /* ---- Memory (memory.c) ------------------------------------------------------------------------------------------- */
 

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { ADDRESS_HEADER = 16, ADDRESS_ENTRY = 20, VERSION = 1, MAGIC = 0x72696577 /* "weir" */ };
+enum { ADDRESS_HEADER = 16, ADDRESS_ENTRY = 20, VERSION = 2, MAGIC = 0x72696577 /* "weir" */ };
 
 static void store16(unsigned char *at, uint16_t value)
 {
@@ -118,6 +118,9 @@ void wi_verbs_hello_encode(const struct wi_verbs_hello *hello, unsigned char buf
     store32(buf + 4, VERSION);
     store64(buf + 8, hello->id);
     store64(buf + 16, hello->cookie);
+    store64(buf + 24, hello->words_addr);
+    store32(buf + 32, hello->words_rkey);
+    store32(buf + 36, 0);
 }
 
 /* The connection manager pads private data: longer is fine. */
@@ -128,6 +131,8 @@ bool wi_verbs_hello_decode(const void *buf, size_t len, struct wi_verbs_hello *h
         return false;
     hello->id = load64(at + 8);
     hello->cookie = load64(at + 16);
+    hello->words_addr = load64(at + 24);
+    hello->words_rkey = load32(at + 32);
     return true;
 }
 
@@ -139,6 +144,8 @@ void wi_verbs_welcome_encode(const struct wi_verbs_welcome *welcome, unsigned ch
     store64(buf + 16, welcome->ring_addr);
     store32(buf + 24, welcome->ring_rkey);
     store32(buf + 28, WI_VERBS_RING_SIZE);
+    store32(buf + 32, welcome->credits);
+    store32(buf + 36, 0);
 }
 
 bool wi_verbs_welcome_decode(const void *buf, size_t len, struct wi_verbs_welcome *welcome)
@@ -150,5 +157,14 @@ bool wi_verbs_welcome_decode(const void *buf, size_t len, struct wi_verbs_welcom
     welcome->id = load64(at + 8);
     welcome->ring_addr = load64(at + 16);
     welcome->ring_rkey = load32(at + 24);
+    welcome->credits = load32(at + 32);
     return true;
+}
+
+uint32_t wi_verbs_credit_share(uint32_t free, uint32_t depth)
+{
+    uint32_t share = free > depth / 2 ? depth / 64 : free > depth / 4 ? depth / 256 : depth / 1024;
+    if (share > free)
+        share = free;
+    return share > WI_VERBS_MIN_CREDITS ? share : WI_VERBS_MIN_CREDITS;
 }

@@ -1,11 +1,11 @@
 /*
  * What verbs interfaces tell each other: the address part, the private data of a connection request and of its answer,
- * and the ring that control messages travel in. Pure: no device, no I/O. All that is decoded comes from outside.
+ * and the memory that the two sides of a connection write into. Pure: no device, no I/O. All that is decoded comes from
+ * outside.
  *
- * Control messages are RDMA writes into a ring that the receiving side keeps for each connection, each with an
- * immediate that tells of it. The receiver counts in the ring's first word what it has taken; a sender that finds no
- * room reads that word. So a peer that takes no messages holds up its own senders alone, and the shared receive queue,
- * which immediates alone use, needs no buffers.
+ * Control messages are RDMA writes into a ring that the target keeps for each connection, each with an immediate that
+ * tells of it. The target writes into the initiator's words what it has taken, so a peer that takes no messages holds up
+ * its own senders alone, and the shared receive queue, which immediates alone use, needs no buffers.
  */
 #ifndef WI_VERBS_WIRE_H
 #define WI_VERBS_WIRE_H
@@ -18,6 +18,7 @@
 
 #define WI_VERBS_ADDRESS_MAX 8           /* IP addresses in an address part at most */
 #define WI_VERBS_IMM_MESSAGE 0x80000000u /* immediate: a message arrived; without it: the number of a signal */
+#define WI_VERBS_MIN_CREDITS 1u          /* immediates that every connection may have on their way */
 
 /* ---- Address part ------------------------------------------------------------------------------------------------ */
 
@@ -44,6 +45,8 @@ void wi_verbs_address_print(const struct sockaddr *ip, char *text, size_t size);
 struct wi_verbs_hello {
     uint64_t id;     /* the initiator's context id */
     uint64_t cookie; /* from the target's address part */
+    uint64_t words_addr; /* address and key of the words that the target writes */
+    uint32_t words_rkey;
 };
 
 /* The answer says where messages go. */
@@ -51,9 +54,11 @@ struct wi_verbs_welcome {
     uint64_t id;        /* the target's context id */
     uint64_t ring_addr; /* address and key of its message ring for this connection */
     uint32_t ring_rkey;
+    uint32_t credits; /* immediates that the initiator may send before it is granted more */
 };
 
-enum { WI_VERBS_HELLO_SIZE = 24, WI_VERBS_WELCOME_SIZE = 32 };
+/* At most 56 bytes, which is what the connection manager takes. */
+enum { WI_VERBS_HELLO_SIZE = 40, WI_VERBS_WELCOME_SIZE = 40 };
 
 void wi_verbs_hello_encode(const struct wi_verbs_hello *hello, unsigned char buf[WI_VERBS_HELLO_SIZE]);
 bool wi_verbs_hello_decode(const void *buf, size_t len, struct wi_verbs_hello *hello);
@@ -68,11 +73,10 @@ bool wi_verbs_welcome_decode(const void *buf, size_t len, struct wi_verbs_welcom
 
 enum {
     WI_VERBS_RING_SIZE = 32768,
-    WI_VERBS_RING_DATA = 64, /* entries start here; the word at 0 counts what was taken */
     WI_VERBS_RING_ALIGN = 16,
     WI_VERBS_ENTRY_HEADER = 8, /* length (u32), zero (u32) */
     WI_VERBS_ENTRY_MAX = WI_VERBS_ENTRY_HEADER + WEIR_MSG_MAX,
-    WI_VERBS_RING_BYTES = WI_VERBS_RING_DATA + WI_VERBS_RING_SIZE + WI_VERBS_ENTRY_MAX + WI_VERBS_RING_ALIGN,
+    WI_VERBS_RING_BYTES = (WI_VERBS_RING_SIZE + WI_VERBS_ENTRY_MAX + 63) / 64 * 64,
 };
 
 /* Bytes that a message of `len` takes up. */
@@ -84,7 +88,7 @@ static inline uint32_t wi_verbs_ring_entry(uint32_t len)
 /* Where in the ring's memory the entry at a position starts. */
 static inline uint32_t wi_verbs_ring_offset(uint64_t position)
 {
-    return WI_VERBS_RING_DATA + (uint32_t)(position % WI_VERBS_RING_SIZE);
+    return (uint32_t)(position % WI_VERBS_RING_SIZE);
 }
 
 /* Is there room for a message of `len` at `position` when all before `taken` was taken? */
@@ -100,5 +104,26 @@ static inline uint64_t wi_verbs_ring_next(uint64_t position, uint32_t len)
     uint64_t end = offset + wi_verbs_ring_entry(len);
     return position - offset + (end < WI_VERBS_RING_SIZE ? end : WI_VERBS_RING_SIZE);
 }
+
+/* ---- Words of the initiator ---------------------------------------------------------------------------------------
+ *
+ * 64-bit words in the initiator's memory that the target writes, little endian, by their index.
+ */
+
+enum {
+    WI_VERBS_WORD_TAKEN,   /* position in the message ring up to which messages were taken */
+    WI_VERBS_WORD_GRANTED, /* immediates that may have been sent in all, since the connection was made */
+    WI_VERBS_WORDS = 8,
+};
+
+/*
+ * Credits. Every immediate, of a signal or a message, uses up an entry of the target's shared receive queue; a sender
+ * that finds it empty is turned away by the device and tries again after a pause, which is slow and holds up all that
+ * is behind it. So each connection has a share of the entries, and sends no more than it was granted. The target grants
+ * anew when half of the share was used and its entries stand in the queue again.
+ */
+
+/* The share of one more connection when `free` of the queue's `depth` entries belong to none: much for the first ones. */
+uint32_t wi_verbs_credit_share(uint32_t free, uint32_t depth);
 
 #endif

@@ -1,0 +1,132 @@
+/*
+ * Credits: senders of signals and messages stop before a target's receive queue is empty, so the device never turns one
+ * away (RNR NAK), as its own counters tell. Needs a device (soft-RoCE will do); exit status 77: there is none.
+ */
+#include "harness.h"
+
+#include <dirent.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum {
+    SENDERS = 3,
+    RECEIVES = 64,
+    SIGNALS = 300, /* of each sender: more than all receives */
+    ASLEEP_US = 1500000,
+};
+
+/* All RNR counters of all devices together; -1: no device counts them. */
+static long rnr_count(void)
+{
+    static const char *const names[] = {"rcvd_rnr_err", "send_rnr_err", "rnr_nak_retry_err", "out_of_buffer"};
+    DIR *devices = opendir("/sys/class/infiniband");
+    struct dirent *device;
+    long sum = -1;
+    while (devices && (device = readdir(devices))) {
+        for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+            char path[400];
+            long value = 0;
+            snprintf(path, sizeof(path), "/sys/class/infiniband/%s/ports/1/hw_counters/%s", device->d_name, names[i]);
+            FILE *file = fopen(path, "r");
+            if (file && fscanf(file, "%ld", &value) == 1)
+                sum = (sum < 0 ? 0 : sum) + value;
+            if (file)
+                fclose(file);
+        }
+    }
+    if (devices)
+        closedir(devices);
+    return sum;
+}
+
+/* Rank 0 sleeps, makes no progress; all others send. Then it takes everything. */
+static void asleep_body(struct rank *r)
+{
+    setenv("WEIR_VERBS_RECEIVES", "64", 1);
+    rank_open_all(r);
+    uint32_t signal;
+    uint64_t total = 0;
+    CHECK_OK(weir_signal_create(r->ctx, &signal));
+    r->board->number[r->rank][0] = signal;
+    uint64_t *sent = &r->board->number[r->rank][1];
+    barrier(r);
+    long rnr = rnr_count();
+    if (r->rank == 0) {
+        sleep_us(ASLEEP_US);
+        for (int i = 1; i < r->count; i++)
+            total += __atomic_load_n(&r->board->number[i][1], __ATOMIC_ACQUIRE);
+        CHECK(total > 0 && total <= RECEIVES);
+        CHECK_OK(weir_signal_wait(r->ctx, signal, SENDERS * SIGNALS, -1));
+        CHECK(weir_signal_read(r->ctx, signal) == SENDERS * SIGNALS);
+    } else {
+        for (int i = 0; i < SIGNALS; i++) {
+            CHECK_OK(weir_put_signal(r->ep[0], NULL, NULL, 0, 0, NULL, (uint32_t)r->board->number[0][0], NULL));
+            __atomic_add_fetch(sent, 1, __ATOMIC_RELEASE);
+        }
+        flush(r, r->ep[0]);
+    }
+    barrier(r);
+    CHECK(rnr_count() == rnr);
+    rank_close(r);
+}
+
+static void test_target_asleep(void **state)
+{
+    (void)state;
+    if (rnr_count() < 0)
+        print_message("the device does not count RNR NAKs\n");
+    job_run(&(struct job){.count = SENDERS + 1, .body = asleep_body});
+}
+
+/* A target that never makes progress: an error in time, of the operation, not of the endpoint; then all goes on. */
+static void stuck_body(struct rank *r)
+{
+    setenv("WEIR_VERBS_RECEIVES", "64", 1);
+    rank_open_all(r);
+    uint32_t signal;
+    CHECK_OK(weir_signal_create(r->ctx, &signal));
+    r->board->number[r->rank][0] = signal;
+    barrier(r);
+    uint32_t theirs = (uint32_t)r->board->number[1][0], sent = 0;
+    if (r->rank == 0) {
+        weir_status status = WEIR_OK;
+        for (; status == WEIR_OK && sent < 10000; sent += status == WEIR_OK)
+            status = weir_put_signal(r->ep[1], NULL, NULL, 0, 0, NULL, theirs, NULL);
+        CHECK(status == WEIR_ERR_TIMEOUT && sent > 0);
+        CHECK_OK(weir_ep_status(r->ep[1]));
+        r->board->number[0][1] = sent;
+        barrier(r);
+        CHECK_OK(weir_put_signal(r->ep[1], NULL, NULL, 0, 0, NULL, theirs, NULL));
+        flush(r, r->ep[1]);
+    } else {
+        while (__atomic_load_n(&r->board->number[0][1], __ATOMIC_ACQUIRE) == 0)
+            sleep_us(1000);
+        barrier(r);
+        CHECK_OK(weir_signal_wait(r->ctx, signal, r->board->number[0][1] + 1, -1));
+    }
+    barrier(r);
+    rank_close(r);
+}
+
+static void test_target_stuck(void **state)
+{
+    (void)state;
+    job_run(&(struct job){.count = 2, .body = stuck_body, .timeout = "2s"});
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_target_asleep),
+        cmocka_unit_test(test_target_stuck),
+    };
+    setenv("WEIR_TRANSPORT", "verbs", 1);
+    setenv("WEIR_INTRANODE", "off", 1);
+    if (transport_is_missing())
+        return 77;
+    return cmocka_run_group_tests_name("verbs credits", tests, NULL, NULL);
+}
