@@ -60,7 +60,7 @@ static void set_failure(struct wi_client *client, weir_status status, const char
     if (client->failure != WEIR_OK)
         return;
     client->failure = status;
-    snprintf(client->failure_text, sizeof(client->failure_text), "%s", text);
+    snprintf(client->failure_text, sizeof(client->failure_text), "%s", text[0] ? text : "the store gives no reason");
     uint64_t one = 1;
     if (write(client->failed, &one, sizeof(one)) < 0)
         wi_debug("eventfd: %s", strerror(errno));
@@ -94,9 +94,11 @@ static void on_challenge(struct wi_client *client, const struct wi_message *mess
 
 static void on_proven(struct wi_client *client, const struct wi_message *message)
 {
-    client->proven = client->challenged && wi_secret_check(client->secret, WI_SECRET_STORE, client->of_rank,
-                                                           client->of_store, message->proof.data, message->proof.len);
-    if (!client->proven)
+    if (!client->proven && client->challenged &&
+        wi_secret_check(client->secret, WI_SECRET_STORE, client->of_rank, client->of_store, message->proof.data,
+                        message->proof.len))
+        client->proven = true;
+    else
         set_failure(client, WEIR_ERR_PROTOCOL,
                     "what listens there does not know the job's secret (WEIR_SECRET_FILE): it is not this job's store");
 }
