@@ -1,0 +1,188 @@
+/*
+ * Fuzzes what an interface over shared memory reads of its peers: announced channels, rings of messages and requests,
+ * all of which a peer may change at any time. Shared memory is ordinary memory here, of exact size.
+ */
+#include "bytes_of.h"
+#include "transport/shm/shm.h"
+
+#include <stdlib.h>
+
+enum { RINGS = 3, WORDS = 8 };
+
+static struct shm_ring *rings[RINGS];
+static struct shm_peer peers[RINGS];
+static unsigned maps[RINGS], peer_refs;
+
+weir_status wi_shm_peer_get(struct shm_iface *shm, const struct shm_name *name, struct shm_peer **peer)
+{
+    (void)shm;
+    check(name->pid > 0 && name->fd >= 0);
+    if (name->pid > RINGS)
+        return WEIR_ERR_PEER_UNREACHABLE;
+    *peer = &peers[name->pid - 1];
+    peer_refs++;
+    return WEIR_OK;
+}
+
+void wi_shm_peer_put(struct shm_iface *shm, struct shm_peer *peer)
+{
+    (void)shm;
+    check(peer >= peers && peer < peers + RINGS);
+    peer_refs--;
+}
+
+void wi_shm_peer_notify(struct shm_peer *peer)
+{
+    check(peer >= peers && peer < peers + RINGS);
+}
+
+struct shm_ring *wi_shm_ring_map(const struct shm_segment *segment, uint32_t index)
+{
+    check(index < SHM_RING_MAX);
+    int peer = (int)((const struct shm_peer *)(const void *)((const char *)segment -
+                                                            offsetof(struct shm_peer, segment)) -
+                     peers);
+    if (index > 0 || maps[peer] > 0) /* a ring is read once here, so that what it holds is one channel's */
+        return NULL;
+    maps[peer]++;
+    return rings[peer];
+}
+
+void wi_shm_ring_unmap(struct shm_ring *ring)
+{
+    for (int i = 0; i < RINGS; i++)
+        maps[i] -= ring == rings[i];
+}
+
+/* ---- What a peer may write ---- */
+
+static void announce(struct shm_iface *shm, struct bytes_of *input)
+{
+    struct shm_channel_slot *slot = &shm->own.channels[take_byte(input) % 4];
+    slot->ring = take_byte(input) % 32 ? 0 : take_word(input);
+    slot->sender.pid = take_byte(input) % 6;
+    slot->sender.fd = (int8_t)take_byte(input);
+    slot->sender_id = take_byte(input);
+    /* Only a free slot is claimed by a peer that keeps to the rules; the state of one that is read is not. */
+    if (slot->state != SHM_CHANNEL_ACCEPTED)
+        slot->state = take_byte(input) % 8 ? SHM_CHANNEL_READY : take_byte(input);
+    shm->own.header->announced++;
+}
+
+/* As the sender would, with a length that may be wrong. */
+static void write_message(struct shm_ring *ring, struct bytes_of *input)
+{
+    struct shm_ring_view view = {.ring = ring, .position = ring->tail};
+    unsigned char data[300];
+    size_t len = take_byte(input);
+    memset(data, (int)len, len);
+    if (wi_shm_ring_push(&view, data, len) == SHM_RING_OK && take_byte(input) % 8 == 0)
+        memcpy(ring->data + (ring->tail - (len + 15) / 8 * 8) % SHM_RING_DATA / 8 * 8, &(uint32_t){take_word(input)}, 4);
+}
+
+static void write_request(struct shm_ring *ring, struct bytes_of *input, const struct shm_mr *mr)
+{
+    struct shm_request *request = &ring->requests[ring->request_tail++ % SHM_RING_REQUESTS];
+    request->region = take_byte(input) % 4;
+    request->generation = take_byte(input) % 4 ? mr->generation : take_byte(input);
+    request->addr = (uintptr_t)mr->desc.addr + (int8_t)take_byte(input) * (take_byte(input) % 8 ? 8 : 1);
+    request->value = take_byte(input);
+}
+
+static void scribble(struct shm_ring *ring, struct bytes_of *input)
+{
+    uint64_t word = take_word(input);
+    switch (take_byte(input) % 6) {
+    case 0:
+        ring->tail += word % 70000;
+        break;
+    case 1:
+        ring->tail = word << 32 | word;
+        break;
+    case 2:
+        ring->request_tail += word % 70;
+        break;
+    case 3:
+        ring->request_tail = word << 32 | word;
+        break;
+    case 4:
+        ring->closed = word & 1;
+        break;
+    default:
+        memcpy(ring->data + word % (SHM_RING_DATA - 4), &word, 4);
+        break;
+    }
+}
+
+/* ---- The interface ---- */
+
+static void look(struct shm_iface *shm, struct bytes_of *input)
+{
+    wi_shm_channels_scan(shm);
+    for (int i = take_byte(input) % 8; i > 0; i--) {
+        struct wi_msg *msg = wi_shm_msg_peek(&shm->base);
+        if (!msg)
+            return;
+        check(msg->len <= WEIR_MSG_MAX);
+        wi_shm_msg_pop(&shm->base);
+    }
+}
+
+static void one_turn(struct shm_iface *shm, struct bytes_of *input, const struct shm_mr *mr)
+{
+    uint8_t what = take_byte(input);
+    struct shm_ring *ring = rings[what / 8 % RINGS];
+    switch (what % 8) {
+    case 0:
+    case 1:
+        announce(shm, input);
+        break;
+    case 2:
+        write_message(ring, input);
+        break;
+    case 3:
+        write_request(ring, input, mr);
+        break;
+    case 4:
+        scribble(ring, input);
+        break;
+    case 5:
+        peers[what / 8 % RINGS].gone = what & 0x80;
+        break;
+    default:
+        look(shm, input);
+        break;
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static struct shm_iface *shm;
+    static struct shm_mr *regions[SHM_REGION_MAX];
+    struct bytes_of input = {data, size};
+    uint64_t *memory = calloc(WORDS, sizeof(*memory)); /* the region that requests may add to */
+    struct shm_mr mr = {.desc = {.addr = memory, .len = WORDS * sizeof(*memory)}, .region = 1, .generation = 77};
+    if (!shm) {
+        shm = calloc(1, sizeof(*shm));
+        shm->own.header = aligned_alloc(64, sizeof(*shm->own.header));
+        shm->own.channels = aligned_alloc(64, SHM_CHANNEL_MAX * sizeof(*shm->own.channels));
+        shm->message = malloc(sizeof(*shm->message) + WEIR_MSG_MAX);
+        shm->regions = regions;
+        for (int i = 0; i < RINGS; i++)
+            rings[i] = aligned_alloc(4096, sizeof(*rings[i]));
+    }
+    memset(shm->own.header, 0, sizeof(*shm->own.header));
+    memset(shm->own.channels, 0, SHM_CHANNEL_MAX * sizeof(*shm->own.channels));
+    for (int i = 0; i < RINGS; i++) {
+        memset(rings[i], 0, offsetof(struct shm_ring, data) + 4096);
+        peers[i] = (struct shm_peer){0};
+    }
+    shm->announced_seen = 0;
+    regions[1] = &mr;
+    for (int turn = 0; turn < 100 && input.left > 0; turn++)
+        one_turn(shm, &input, &mr);
+    wi_shm_channels_close(shm);
+    check(peer_refs == 0 && maps[0] + maps[1] + maps[2] == 0);
+    free(memory);
+    return 0;
+}
