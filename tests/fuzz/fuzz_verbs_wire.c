@@ -40,7 +40,7 @@ static void walk_ring(struct bytes_of *input)
             continue;
         }
         uint32_t offset = wi_verbs_ring_offset(position);
-        check(offset >= WI_VERBS_RING_DATA && offset % WI_VERBS_RING_ALIGN == position % WI_VERBS_RING_ALIGN);
+        check(offset % WI_VERBS_RING_ALIGN == position % WI_VERBS_RING_ALIGN);
         check((uint64_t)offset + WI_VERBS_ENTRY_HEADER + len <= WI_VERBS_RING_BYTES);
         position = wi_verbs_ring_next(position, len);
         check(position - taken <= WI_VERBS_RING_SIZE);
