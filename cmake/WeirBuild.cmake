@@ -57,6 +57,8 @@ macro(weir_library)
             target_link_options(${lib} PRIVATE -fsanitize=${WEIR_SANITIZE})
         endif()
     endforeach()
+    # Threads that used pools call into the library when they end: it must still be there after a dlclose().
+    target_link_options(weir PRIVATE -Wl,-z,nodelete)
     # The sanitizers' runtime is in the program, not in the library.
     if(WEIR_SANITIZE)
         target_link_options(weir PRIVATE -Wl,--undefined-version)

@@ -26,8 +26,11 @@ WI_CONFIG_DURATION(timeout_ns, "WEIR_TIMEOUT", NULL, "30s", "100ms", "1h", "Boun
 
 /* Transport */
 WI_CONFIG_TEXT(device, "WEIR_DEVICE", NULL, "", "RDMA device and port, e.g. mlx5_0:1; empty: the first active port.")
+WI_CONFIG_CHOICE(huge_pages, "WEIR_HUGE_PAGES", NULL, "auto", "auto|off|require", "Pages of pools; auto: reserved huge pages where some are free, else transparent ones; off: neither.")
 WI_CONFIG_TEXT(interface, "WEIR_INTERFACE", NULL, "", "Network interface or numeric address to listen on; empty: the one that leads to rank 0.")
 WI_CONFIG_CHOICE(intranode, "WEIR_INTRANODE", NULL, "shm", "shm|off", "How peers of the same host are reached; off: like all others.")
+WI_CONFIG_TEXT(numa, "WEIR_NUMA", NULL, "auto", "NUMA node of pools: auto (that of the RDMA device, else of the thread that needs memory), off, or a node's number.")
+WI_CONFIG_SIZE(pool_cache, "WEIR_POOL_CACHE", NULL, "512K", "0", "1G", "Free memory of each size that a thread keeps of a pool; larger objects always go through the pool.")
 WI_CONFIG_SIZE(pool_slab, "WEIR_POOL_SLAB", NULL, "32M", "2M", "64G", "Bytes a pool grows by; registered at once.")
 WI_CONFIG_DURATION(spin_ns, "WEIR_SPIN", NULL, "50us", "0us", "10s", "How long a wait polls before it sleeps.")
 WI_CONFIG_CHOICE(transport, "WEIR_TRANSPORT", NULL, "auto", "auto|verbs|ucx|shm", "Network backend; auto: verbs where an RDMA port is active, else ucx.")

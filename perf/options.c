@@ -17,6 +17,7 @@ static const char usage[] =
     "  -q, --window N        operations in flight of put_bw and get_bw (default 128)\n"
     "  -r, --ranks N         processes to start (default 2)\n"
     "      --servers N       parameter servers to start besides (default 1 for ps)\n"
+    "      --threads N       pool: 1, 2, 4, ... up to so many threads (default 2)\n"
     "  -o, --operation WORD  ps: push, pull, push_pull (default); allreduce: f32 (default), f64\n"
     "      --ordinary        memory of malloc instead of the pool's\n"
     "      --no-check        do not compare the data that arrives\n"
@@ -27,7 +28,7 @@ static const char usage[] =
     "\n"
     "Benchmarks:\n";
 
-enum { OPT_SERVERS = 256, OPT_ORDINARY, OPT_NO_CHECK, OPT_JSON };
+enum { OPT_SERVERS = 256, OPT_THREADS, OPT_ORDINARY, OPT_NO_CHECK, OPT_JSON };
 
 static const struct option long_options[] = {
     {"size", required_argument, NULL, 's'},
@@ -37,6 +38,7 @@ static const struct option long_options[] = {
     {"window", required_argument, NULL, 'q'},
     {"ranks", required_argument, NULL, 'r'},
     {"servers", required_argument, NULL, OPT_SERVERS},
+    {"threads", required_argument, NULL, OPT_THREADS},
     {"operation", required_argument, NULL, 'o'},
     {"ordinary", no_argument, NULL, OPT_ORDINARY},
     {"no-check", no_argument, NULL, OPT_NO_CHECK},
@@ -155,6 +157,10 @@ static int parse_one(struct options *options, int option, char *text)
     case OPT_SERVERS:
         result = parse_count("--servers", text, 0, 256, &number);
         options->servers = (int)number;
+        return result;
+    case OPT_THREADS:
+        result = parse_count("--threads", text, 1, 64, &number);
+        options->threads = (int)number;
         return result;
     case 'o':
         return parse_operation(options, text);

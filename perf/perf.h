@@ -17,6 +17,7 @@ struct options {
     size_t window;     /* operations in flight */
     int ranks;         /* local processes to start when no launcher did */
     int servers;
+    int threads;       /* pool: at most; 0: 2 */
     bool check;
     bool json;
     bool ordinary;         /* ordinary memory instead of the pool's */
@@ -102,5 +103,6 @@ weir_status run_put_bw(struct process *process);
 weir_status run_get_bw(struct process *process);
 weir_status run_allreduce(struct process *process);
 weir_status run_ps(struct process *process);
+weir_status run_pool(struct process *process);
 
 #endif

@@ -10,6 +10,7 @@ const struct benchmark benchmarks[] = {
     {"get_bw", "bandwidth of gets (as ib_read_bw)", {4096, 65536, 1 << 20}, 2, 0, run_get_bw},
     {"allreduce", "ring all-reduce over all ranks", {8, 65536, 1 << 20, 64 << 20}, 2, 0, run_allreduce},
     {"ps", "requests to the parameter server", {4, 65536, 4 << 20}, 1, 1, run_ps},
+    {"pool", "alloc and free of pool memory beside malloc and free", {64, 4096, 65536}, 1, 0, run_pool},
     {0},
 };
 
@@ -32,7 +33,8 @@ static weir_status start(struct process *process)
 static bool ranks_fit(const struct process *process)
 {
     const struct benchmark *benchmark = process->options->benchmark;
-    bool pairs = benchmark->run != run_allreduce && benchmark->run != run_ps;
+    bool pairs =
+        benchmark->run != run_allreduce && benchmark->run != run_ps && benchmark->run != run_pool;
     if (pairs && process->ranks % 2 != 0) {
         fprintf(stderr, "weir_perf: %s needs an even number of ranks, not %d\n", benchmark->name, process->ranks);
         return false;

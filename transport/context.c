@@ -71,7 +71,7 @@ void weir_ctx_destroy(weir_ctx *ctx)
     while (ctx->eps)
         wi_ep_close(ctx->eps);
     while (ctx->pools)
-        wi_pool_free_all(ctx->pools);
+        weir_pool_destroy(ctx->pools);
     while (ctx->mem_count > 0)
         wi_mem_remove(ctx->mems[ctx->mem_count - 1]);
     wi_wait_fini(ctx);

@@ -89,7 +89,6 @@ void wi_wait_fini(struct weir_ctx *ctx);                                 /* wait
 weir_status wi_mem_add(struct weir_ctx *ctx, const struct wi_mem_desc *desc, bool pooled, struct weir_mem **mem);
 void wi_mem_remove(struct weir_mem *mem);                                /* memory.c */
 struct weir_mem *wi_mem_lookup(struct weir_ctx *ctx, const void *addr, size_t len); /* memory.c */
-void wi_pool_free_all(struct weir_pool *pool);                           /* pool.c: slabs and the pool itself */
 void wi_ep_close(struct weir_ep *ep);                                    /* endpoint.c */
 weir_status wi_ep_start(struct weir_ep *ep);                             /* connect.c: connects if nobody did so far */
 

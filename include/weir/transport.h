@@ -150,16 +150,52 @@ void weir_mem_range(const weir_mem *mem, void **addr, size_t *len);
  */
 weir_status weir_pool_create(weir_ctx *ctx, size_t slab_size, weir_pool **pool);
 
-/* Frees the pool and all memory allocated from it. NULL is allowed. */
+/* How a pool is made. */
+typedef struct weir_pool_params {
+    size_t size;            /* sizeof(weir_pool_params): lets the structure grow */
+    size_t slab_size;       /* bytes it grows by, rounded up to 2 MiB; 0: WEIR_POOL_SLAB */
+    const char *huge_pages; /* "auto", "off" or "require"; NULL: WEIR_HUGE_PAGES */
+    const char *numa;       /* "auto", "off" or the number of a node; NULL: WEIR_NUMA */
+} weir_pool_params;
+
+/*
+ * weir_pool_create() with more to say. Pages of 1 GiB are tried for slabs that are a multiple of that, then pages of
+ * 2 MiB. "require" makes WEIR_ERR_LIMIT of the allocation that finds too few of them free. A node is preferred: when it
+ * is full, memory comes from others. Errors: WEIR_ERR_INVALID, WEIR_ERR_CONFIG (no such node), WEIR_ERR_NO_MEMORY.
+ */
+weir_status weir_pool_create_with(weir_ctx *ctx, const weir_pool_params *params, weir_pool **pool);
+
+/* What a pool has become. */
+typedef struct weir_pool_attr {
+    size_t slab_size;  /* bytes it grows by */
+    size_t slabs;      /* how many there are */
+    size_t bytes;      /* of all slabs: what is registered */
+    size_t huge_bytes; /* of these on reserved huge pages */
+    size_t page_size;  /* the smallest in use; 0: the kernel's choice, transparent huge pages are advised */
+    int numa_node;     /* where pages are preferred; -1: where the thread runs, or no choice */
+} weir_pool_attr;
+
+/* Describes the pool in `*attr`. */
+void weir_pool_query(weir_pool *pool, weir_pool_attr *attr);
+
+/*
+ * Frees the pool and all memory allocated from it, also what threads keep of it (see weir_pool_alloc()). NULL is
+ * allowed.
+ */
 void weir_pool_destroy(weir_pool *pool);
 
 /*
  * Allocates `size` bytes, aligned to 64 bytes (4 KiB from 4 KiB on), from size classes in O(1). `*mem` (may be NULL) is
- * the region it lies in, owned by the pool. The content is undefined. Errors: WEIR_ERR_NO_MEMORY, WEIR_ERR_LIMIT.
+ * the region it lies in, owned by the pool. The content is undefined. Under WEIR_CTX_MULTI each thread keeps some free
+ * memory of each size for itself (WEIR_POOL_CACHE), so that it seldom takes a lock, and gives it back when it ends.
+ * Errors: WEIR_ERR_NO_MEMORY, WEIR_ERR_LIMIT.
  */
 weir_status weir_pool_alloc(weir_pool *pool, size_t size, void **ptr, weir_mem **mem);
 
-/* Gives memory back to the pool. NULL is allowed. */
+/*
+ * Gives memory back to the pool, from any thread. NULL is allowed. What is not the start of an allocated object of this
+ * pool, or was given back before, is left alone, with a warning in the log.
+ */
 void weir_pool_free(weir_pool *pool, void *ptr);
 
 /*

@@ -12,7 +12,7 @@ if [ "${4-}" = inside ]; then
         echo "@@ begin $name"
         start=$(date +%s) status=0
         # shellcheck disable=SC2086 # a command line
-        CONFORMANCE_SCALE=0.02 timeout -k 5 240 $(echo "$command" | sed "s|%B|$build|g") </dev/null 2>&1 || status=$?
+        CONFORMANCE_SCALE=0.02 timeout -k 5 240 $(echo "$command" | sed "s|%B|$build|g; s|%S|$source|g") </dev/null 2>&1 || status=$?
         echo
         echo "@@ end $name $status $(($(date +%s) - start))"
     done
@@ -28,7 +28,7 @@ if ! why=$("$source/scripts/softroce" --check 2>&1); then
 fi
 echo "$why"
 status=0
-"$source/scripts/softroce" --time-limit 1200 sh "$0" "$source" "$build" "$results" inside >"$results/all.log" 2>&1 || status=$?
+"$source/scripts/softroce" --time-limit 1200 --numa 2 sh "$0" "$source" "$build" "$results" inside >"$results/all.log" 2>&1 || status=$?
 awk -v dir="$results" '
     $1 == "@@" && $2 == "begin" { name = $3; next }
     $1 == "@@" && $2 == "end" { print $4 > (dir "/" $3 ".status"); print $3 ": status " $4 ", " $5 " s"; name = ""; next }

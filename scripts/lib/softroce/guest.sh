@@ -58,7 +58,7 @@ sr_qemu_args() {
     SR_QEMU=(qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot
         -machine q35,hpet=off,sata=off,smbus=off,usb=off,vmport=off -smp "$SR_CPUS" -m "$SR_MEMORY"
         -kernel "$image" -initrd "$SR_INITRAMFS"
-        -append "console=ttyS0 quiet mitigations=off nokaslr panic=-1 oops=panic audit=0 init_on_alloc=0 random.trust_cpu=on tsc=reliable no_timer_check"
+        -append "console=ttyS0 quiet mitigations=off nokaslr panic=-1 oops=panic audit=0 init_on_alloc=0 random.trust_cpu=on tsc=reliable no_timer_check numa=fake=$SR_NUMA"
         -chardev "file,id=console,path=$run/console" -serial chardev:console
         -fsdev "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"
         -device virtio-9p-pci,fsdev=root,mount_tag=root
