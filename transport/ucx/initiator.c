@@ -13,9 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ATTEMPT_NS (2 * WI_NS_PER_S) /* how long one address of several is waited for; doubled with each round */
+#define ATTEMPT_NS (2 * WI_NS_PER_S)   /* how long one address of several is waited for; doubled with each round */
 #define PAUSE_NS   (10 * WI_NS_PER_MS) /* before addresses are tried again; doubled with each round */
-#define LINGER_NS  WI_NS_PER_S       /* how long UCX may keep operations of an ended endpoint */
+#define LINGER_NS  WI_NS_PER_S         /* how long UCX may keep operations of an ended endpoint */
 
 static void ep_error(void *arg, ucp_ep_h ucp, ucs_status_t status)
 {
@@ -116,7 +116,6 @@ weir_status wi_ucx_ep_create(struct wi_iface *base, const void *address, size_t 
         free(ep);
         return status;
     }
-    ep->begin_ns = wi_now_ns();
     status = wi_ucx_address_read(ep, address, len);
     if (status != WEIR_OK) {
         wi_ucx_link_fini(&ep->link);
@@ -130,6 +129,7 @@ weir_status wi_ucx_ep_create(struct wi_iface *base, const void *address, size_t 
 weir_status wi_ucx_ep_connect(struct weir_ep *base)
 {
     struct wi_ucx_ep *ep = WI_UCX_CONTAINER(base, struct wi_ucx_ep, base);
+    ep->begin_ns = wi_now_ns();
     ep->link.iface->clocks = true;
     return connect_next(ep);
 }

@@ -105,7 +105,7 @@ struct wi_ucx_ep {
 
     struct sockaddr_storage targets[WI_UCX_TARGETS]; /* tried in turn until one answers with the right instance */
     unsigned target_count, target, rounds;
-    bool target_refused; /* the peer said that it is not the one we look for */
+    bool target_refused;   /* the peer said that it is not the one we look for */
     bool target_undecided; /* in this round some target was silent or broke off: it may answer yet */
     uint64_t instance, begin_ns, attempt_ns;
     uint64_t again_ns; /* between two rounds: when the next one begins; else 0 */
@@ -154,8 +154,8 @@ struct wi_ucx_message {
 };
 
 /*
- * Objects by numbers that are told to peers: an index in the low 20 bits, random ones above it. A number is the right to
- * name the object: whoever reaches UCX's port can send messages, but guesses no number.
+ * Objects by numbers that are told to peers: an index in the low 20 bits, random ones above it. A number is the right
+ * to name the object: whoever reaches UCX's port can send messages, but guesses no number.
  */
 #define WI_UCX_TABLE_MAX (1u << 20)
 
@@ -184,7 +184,7 @@ struct wi_ucx_iface {
     ucp_conn_request_h requests[128];
     unsigned request_count;
     bool closing; /* no connection is accepted any more */
-    bool clocks; /* some link may have a clock running: connecting, not greeted, ended with operations under way */
+    bool clocks;  /* some link may have a clock running: connecting, not greeted, ended with operations under way */
     uint64_t watch_ns;
 
     struct wi_ucx_slot *slots;
