@@ -20,8 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A descriptor held in reserve: files can be written and read when all others are used up. */
-#define RESERVE 9
+/* Descriptors that a rank may use up, and those beyond with which it still reads and writes files of its own. */
+enum { FILES_MAX = 256, FILES_MORE = 16 };
 
 static uint64_t now_ns(void)
 {
@@ -30,10 +30,34 @@ static uint64_t now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+static bool files_used_up;
+
+static void limit_files(rlim_t count)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = count;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 static void use_up_files(void)
 {
+    limit_files(FILES_MAX);
     while (open("/dev/null", O_RDONLY) >= 0)
         continue;
+    files_used_up = true;
+}
+
+/* Opens a file of our own, whatever is used up: another thread may take what is free meanwhile, but not all of it. */
+static int open_own(const char *path, int flags)
+{
+    if (files_used_up)
+        limit_files(FILES_MAX + FILES_MORE);
+    int fd = open(path, flags, 0644);
+    if (files_used_up)
+        limit_files(FILES_MAX);
+    return fd;
 }
 
 /* Leaves what is mapped now and a little: what malloc has in hand still works, more does not. */
@@ -100,13 +124,11 @@ void traffic_leave(const struct traffic *t, const char *name, const void *data, 
     char path[512], temporary[520];
     path_of(t, name, t->rank, path, sizeof(path));
     snprintf(temporary, sizeof(temporary), "%s.part", path);
-    close(RESERVE);
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    int fd = open_own(temporary, O_WRONLY | O_CREAT | O_TRUNC);
     if (fd < 0 || write(fd, data, len) != (ssize_t)len || close(fd) != 0 || rename(temporary, path) != 0) {
         fprintf(stderr, "cannot write %s: %s\n", path, strerror(errno));
         exit(2);
     }
-    dup2(2, RESERVE);
 }
 
 bool traffic_find(const struct traffic *t, const char *name, int rank, void *data, size_t len)
@@ -115,12 +137,10 @@ bool traffic_find(const struct traffic *t, const char *name, int rank, void *dat
     path_of(t, name, rank, path, sizeof(path));
     if (len == 0)
         return access(path, F_OK) == 0;
-    close(RESERVE);
-    int fd = open(path, O_RDONLY);
+    int fd = open_own(path, O_RDONLY);
     bool found = fd >= 0 && read(fd, data, len) == (ssize_t)len;
     if (fd >= 0)
         close(fd);
-    dup2(2, RESERVE);
     return found;
 }
 
@@ -135,7 +155,6 @@ int main(int argc, char **argv)
                         .seed = strtoull(argv[4], NULL, 10),
                         .steps = (unsigned)atoi(argv[5]),
                         .start_ns = start_ns = now_ns()};
-    dup2(2, RESERVE);
     traffic_stage("start");
     if (strcmp(argv[1], "pair") == 0)
         traffic_pair(&t);
