@@ -35,6 +35,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_two_endpoints),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_map_peer),
+        cmocka_unit_test(test_contexts_of_threads),
         cmocka_unit_test(test_lazy),
         cmocka_unit_test(test_range),
         cmocka_unit_test(test_damaged_keys),

@@ -1,6 +1,7 @@
 #include "harness.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -83,6 +84,33 @@ void check_failed(const struct rank *r, const char *file, int line, const char *
     _exit(1);
 }
 
+/* What one rank, as process or as thread, is started with. */
+struct start {
+    const struct job *job;
+    struct rank rank;
+};
+
+static void *thread_main(void *arg)
+{
+    struct start *start = arg;
+    start->job->body(&start->rank);
+    return NULL;
+}
+
+static void run_threads(const struct job *job, struct bulletin *board)
+{
+    struct start start[RANKS_MAX];
+    pthread_t thread[RANKS_MAX];
+    for (int i = 0; i < job->count; i++) {
+        start[i] = (struct start){job, {.rank = i, .count = job->count, .board = board}};
+        board->pid[i] = getpid();
+        if (pthread_create(&thread[i], NULL, thread_main, &start[i]) != 0)
+            _exit(1);
+    }
+    for (int i = 0; i < job->count; i++)
+        pthread_join(thread[i], NULL);
+}
+
 static void run_rank(const struct job *job, struct bulletin *board, int rank)
 {
     struct rank r = {.rank = rank, .count = job->count, .board = board};
@@ -94,7 +122,10 @@ static void run_rank(const struct job *job, struct bulletin *board, int rank)
     if (job->spin)
         setenv("WEIR_SPIN", job->spin, 1);
     board->pid[rank] = getpid();
-    job->body(&r);
+    if (job->threads)
+        run_threads(job, board);
+    else
+        job->body(&r);
     exit(0); /* not _exit: the leak checker has its say */
 }
 
@@ -120,20 +151,20 @@ static int rank_of_pid(const pid_t *pid, int count, pid_t wanted)
 }
 
 /* Waits for all; the first one that fails takes the others with it, so that the test ends at once. */
-static bool reap(const struct job *job, pid_t *pid)
+static bool reap(const struct job *job, pid_t *pid, int count)
 {
     bool good = true;
-    for (int left = job->count; left > 0; left--) {
+    for (int left = count; left > 0; left--) {
         int status;
         pid_t ended = waitpid(-1, &status, 0);
-        int rank = rank_of_pid(pid, job->count, ended);
-        if (rank == job->count)
+        int rank = rank_of_pid(pid, count, ended);
+        if (rank == count)
             break;
         pid[rank] = -1;
         if (!good || ended_well(job, rank, status))
             continue;
         good = false;
-        for (int i = 0; i < job->count; i++)
+        for (int i = 0; i < count; i++)
             if (pid[i] > 0)
                 kill(pid[i], SIGKILL);
     }
@@ -143,16 +174,17 @@ static bool reap(const struct job *job, pid_t *pid)
 void job_run(const struct job *job)
 {
     pid_t pid[RANKS_MAX];
+    int count = job->threads ? 1 : job->count;
     struct bulletin *board = mmap(NULL, sizeof(*board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     assert_true(board != MAP_FAILED);
     fflush(NULL);
-    for (int i = 0; i < job->count; i++) {
+    for (int i = 0; i < count; i++) {
         pid[i] = fork();
         if (pid[i] == 0)
             run_rank(job, board, i);
         assert_true(pid[i] > 0);
     }
-    bool good = reap(job, pid);
+    bool good = reap(job, pid, count);
     munmap(board, sizeof(*board));
     assert_true(good);
 }

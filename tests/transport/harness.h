@@ -1,5 +1,5 @@
 /*
- * Ranks as forked processes of one test, and a channel beside the transport (shared anonymous memory) by which they
+ * Ranks as forked processes of one test, or as threads of one, and a channel beside the transport (shared anonymous memory) by which they
  * give each other addresses and keys and meet at barriers. The parent never calls the library: each rank starts fresh,
  * with its own environment.
  *
@@ -47,6 +47,7 @@ struct job {
     const char *timeout; /* WEIR_TIMEOUT, NULL: 30s */
     const char *spin;    /* WEIR_SPIN, NULL: the default */
     unsigned killed;     /* bit mask of ranks that are killed on purpose: their end is not checked */
+    bool threads;        /* ranks are threads of one process, each with contexts of its own */
 };
 
 /* Runs the job and fails the cmocka test unless every rank ended well. */

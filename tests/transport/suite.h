@@ -26,6 +26,9 @@ void test_two_endpoints(void **state);
 void test_threads(void **state);
 void test_map_peer(void **state);
 
+/* test_contexts.c */
+void test_contexts_of_threads(void **state);
+
 /* test_connections.c */
 void test_lazy(void **state);
 
