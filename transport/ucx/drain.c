@@ -9,9 +9,11 @@
 
 #include <arpa/inet.h>
 #include <dirent.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -32,20 +34,37 @@ static bool is_connection_on(int fd, uint16_t port)
     return ntohs(at) == port && getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && !listens;
 }
 
+/* Shuts `fd` down if it is such a connection; returns whether it was. */
+static unsigned shut_connection(int fd, uint16_t port)
+{
+    if (!is_connection_on(fd, port))
+        return 0;
+    shutdown(fd, SHUT_RDWR);
+    return 1;
+}
+
+/* Where descriptors are used up, so that they cannot be listed: nearly all that there may be are there. */
+static unsigned shut_unlisted(uint16_t port)
+{
+    unsigned count = 0;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return 0;
+    for (rlim_t fd = 0; fd < limit.rlim_cur && fd <= INT_MAX; fd++)
+        count += shut_connection((int)fd, port);
+    return count;
+}
+
 /* Shuts all such connections down; returns how many there were. */
 static unsigned shut_connections(uint16_t port)
 {
     unsigned count = 0;
     DIR *folder = opendir("/proc/self/fd");
     if (!folder)
-        return 0;
-    for (struct dirent *entry; (entry = readdir(folder));) {
-        int fd = atoi(entry->d_name);
-        if (entry->d_name[0] != '.' && is_connection_on(fd, port)) {
-            shutdown(fd, SHUT_RDWR);
-            count++;
-        }
-    }
+        return shut_unlisted(port);
+    for (struct dirent *entry; (entry = readdir(folder));)
+        if (entry->d_name[0] != '.')
+            count += shut_connection(atoi(entry->d_name), port);
     closedir(folder);
     return count;
 }
