@@ -1,4 +1,5 @@
 /* `weir info`: what this build and this machine can do, and the table of variables; as text, JSON or Markdown. */
+#include "json.h"
 #include "weir_tool.h"
 
 #include <weir/config.h>
@@ -23,34 +24,6 @@ static const char usage[] = "usage: weir info [--env] [--json | --markdown]\n"
                             "  --markdown  with --env: as a table in Markdown, without the values in force\n";
 
 enum format { FORMAT_TEXT, FORMAT_JSON, FORMAT_MARKDOWN };
-
-/* ---- Text that goes into JSON and Markdown ------------------------------------------------------------------------
- */
-
-static void print_json_string(const char *text)
-{
-    putchar('"');
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\')
-            printf("\\%c", c);
-        else if (c < 0x20)
-            printf("\\u%04x", c);
-        else
-            putchar(c);
-    }
-    putchar('"');
-}
-
-static void print_json_member(const char *name, const char *value, const char *end)
-{
-    printf("\"%s\": ", name);
-    if (value)
-        print_json_string(value);
-    else
-        printf("null");
-    printf("%s", end);
-}
 
 /* A bar would end the cell. */
 static void print_markdown_cell(const char *text)

@@ -12,6 +12,7 @@
  * A subcommand's main: argv[0] is its name ("info"), argv[argc] is NULL, the result is the status of the process. It
  * answers --help on standard output with 0, and a wrong option on standard error with WEIR_TOOL_USAGE.
  */
+int weir_doctor_main(int argc, char **argv);
 int weir_info_main(int argc, char **argv);
 int weir_run_main(int argc, char **argv);
 

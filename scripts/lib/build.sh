@@ -13,7 +13,7 @@ need_build_packages() {
 }
 
 need_test_packages() {
-    apt_need clang libclang-rt-dev g++ iproute2 procps rdma-core ibverbs-utils rdmacm-utils perftest ucx-utils
+    apt_need clang libclang-rt-dev g++ iproute2 nftables procps rdma-core ibverbs-utils rdmacm-utils perftest ucx-utils
 }
 
 build_preset() {

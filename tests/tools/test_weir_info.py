@@ -31,7 +31,7 @@ class Commands(unittest.TestCase):
             self.expect(weir(*arguments), 0, r"usage: weir COMMAND[^\0]*\n  info +\S[^\0]*\n  run +\S", r"^$")
 
     def test_help_of_a_command_is_its_own(self):
-        for command in ("info", "run"):
+        for command in ("doctor", "info", "run"):
             self.expect(weir("help", command), 0, rf"(?i)usage: weir {command}", r"^$")
             self.assertEqual(weir("help", command).stdout, weir(command, "--help").stdout)
 
