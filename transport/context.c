@@ -54,7 +54,7 @@ weir_status weir_ctx_create(const weir_ctx_params *user, weir_ctx **out)
     if (status == WEIR_OK)
         status = wi_ctx_open_ifaces(ctx, &params, config);
     if (status == WEIR_OK)
-        status = wi_wait_init(ctx);
+        status = wi_sleep_init(ctx);
     if (status != WEIR_OK) {
         weir_ctx_destroy(ctx);
         return status;
@@ -74,7 +74,7 @@ void weir_ctx_destroy(weir_ctx *ctx)
         weir_pool_destroy(ctx->pools);
     while (ctx->mem_count > 0)
         wi_mem_remove(ctx->mems[ctx->mem_count - 1]);
-    wi_wait_fini(ctx);
+    wi_sleep_fini(ctx);
     for (int i = 0; i < ctx->iface_count; i++)
         ctx->iface[i]->ops->close(ctx->iface[i]);
     pthread_mutex_destroy(&ctx->lock);

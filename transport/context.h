@@ -38,15 +38,19 @@ struct weir_ctx {
     unsigned char *signal_used; /* one byte a signal */
     uint32_t signal_count;
 
-    /* Sleeping; see wait.c. */
+    /* Sleeping; see sleep.c. */
     int epoll_fd;
-    int wake_fd;               /* eventfd: another thread made progress */
+    int wake_fd;               /* eventfd: another thread wakes the one that sleeps on epoll */
+    int sleep_max_ms;          /* bound of one sleep; the tests of waking raise it */
     bool armed;
     bool asleep;               /* a thread sleeps on epoll */
     bool woken;                /* it was told to wake */
-    pthread_t armed_by;
-    pthread_cond_t progressed;
-    uint32_t other_waiters;
+    bool stirred;              /* something was handled that others may wait for: they are to look again */
+    uint64_t arming;           /* number of the latest arming */
+    uint64_t seen_arming;      /* without `multi`: the one during which the caller has looked at its condition */
+    pthread_cond_t roused;
+    uint32_t waiters_beside;   /* threads that wait on `roused` */
+    uint64_t sleeps;           /* how many there were, for tests */
     uint64_t idle_since_ns;
     uint64_t last_block_ns;
 };
@@ -57,10 +61,16 @@ static inline void wi_ctx_lock(struct weir_ctx *ctx)
         pthread_mutex_lock(&ctx->lock);
 }
 
+/* With the lock held: has all who wait look at their conditions again (sleep.c). */
+void wi_ctx_rouse(struct weir_ctx *ctx);
+
 static inline void wi_ctx_unlock(struct weir_ctx *ctx)
 {
-    if (ctx->multi)
-        pthread_mutex_unlock(&ctx->lock);
+    if (!ctx->multi)
+        return;
+    if (__builtin_expect(ctx->stirred, 0))
+        wi_ctx_rouse(ctx);
+    pthread_mutex_unlock(&ctx->lock);
 }
 
 /* Index of an interface in its context. */
@@ -81,11 +91,14 @@ weir_status wi_interface_address(const char *text, char *address, size_t size);
 /* Opens the interfaces that the configuration and `params` ask for (select.c). */
 weir_status wi_ctx_open_ifaces(struct weir_ctx *ctx, const weir_ctx_params *params, const struct wi_config *config);
 
+/* After a wait of our own that called weir_ctx_block(): takes the lock (sleep.c). */
+void wi_ctx_wait_end(struct weir_ctx *ctx);
+
 /* All below: with the context's lock held. */
 
-unsigned wi_ctx_progress(struct weir_ctx *ctx);                          /* wait.c */
-weir_status wi_wait_init(struct weir_ctx *ctx);                          /* wait.c */
-void wi_wait_fini(struct weir_ctx *ctx);                                 /* wait.c */
+unsigned wi_ctx_progress(struct weir_ctx *ctx);                          /* sleep.c */
+weir_status wi_sleep_init(struct weir_ctx *ctx);                         /* sleep.c */
+void wi_sleep_fini(struct weir_ctx *ctx);                                /* sleep.c */
 weir_status wi_mem_add(struct weir_ctx *ctx, const struct wi_mem_desc *desc, bool pooled, struct weir_mem **mem);
 void wi_mem_remove(struct weir_mem *mem);                                /* memory.c */
 struct weir_mem *wi_mem_lookup(struct weir_ctx *ctx, const void *addr, size_t len); /* memory.c */

@@ -16,9 +16,11 @@ void wi_ep_fail(struct weir_ep *ep, weir_status status, const char *format, ...)
     va_start(args, format);
     vsnprintf(ep->sentence, sizeof(ep->sentence), format, args);
     va_end(args);
-    ep->status = status;
-    if (ep->ctx)
+    __atomic_store_n(&ep->status, status, __ATOMIC_RELEASE); /* weir_ep_status() reads without the lock */
+    if (ep->ctx) {
         __atomic_fetch_add(&ep->ctx->ep_failures, 1, __ATOMIC_RELEASE);
+        ep->ctx->stirred = true;
+    }
     wi_error(status, "%s", ep->sentence);
     wi_info("endpoint to rank %llu has ended: %s", (unsigned long long)ep->peer_id, ep->sentence);
 }
@@ -120,6 +122,7 @@ void weir_ep_close(weir_ep *ep)
     struct weir_ctx *ctx = ep->ctx;
     wi_ctx_lock(ctx);
     wi_ep_close(ep);
+    ctx->stirred = true; /* what was outstanding has ended, and the backend may have handled more on the way */
     wi_ctx_unlock(ctx);
 }
 

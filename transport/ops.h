@@ -156,7 +156,10 @@ struct wi_transport_ops {
 
     /* Descriptor that becomes readable on an event after arm(); -1: none. */
     int (*event_fd)(struct wi_iface *iface);
-    /* Prepares to sleep. WEIR_ERR_AGAIN: something is there already, call progress() instead of sleeping. */
+    /* Prepares to sleep: whatever arrives after this has returned WEIR_OK (message, signal, completion, connection)
+     * makes the descriptor readable, at once or on its way here already, and it stays so until disarm(). WEIR_ERR_AGAIN:
+     * something is there that progress() has not seen, call that instead of sleeping. Signals that are there already
+     * are the caller's to look at, after this. */
     weir_status (*arm)(struct wi_iface *iface);
     /* After the sleep: clears what was readable. */
     void (*disarm)(struct wi_iface *iface);
