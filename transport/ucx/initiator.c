@@ -13,9 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ATTEMPT_NS (2 * WI_NS_PER_S)   /* how long one address of several is waited for; doubled with each round */
-#define PAUSE_NS   (10 * WI_NS_PER_MS) /* before addresses are tried again; doubled with each round */
-#define LINGER_NS  WI_NS_PER_S         /* how long UCX may keep operations of an ended endpoint */
+#define ATTEMPT_NS      (2 * WI_NS_PER_S)   /* how long one address of several is waited for; doubled with each round */
+#define PAUSE_NS        (10 * WI_NS_PER_MS) /* before addresses are tried again; doubled with each round */
+#define ROUNDS_OF_DOUBT 5                   /* in which an address that nobody seems to listen at is tried again */
+#define LINGER_NS       WI_NS_PER_S         /* how long UCX may keep operations of an ended endpoint */
 
 static void ep_error(void *arg, ucp_ep_h ucp, ucs_status_t status)
 {
@@ -188,19 +189,26 @@ void wi_ucx_ep_close(struct weir_ep *base)
 static void fail_unreachable(struct wi_ucx_ep *ep)
 {
     char tried[160];
+    const char *why = ucs_status_string(ep->link.cause);
+    if (ep->target_refused)
+        why = "somebody else answers there";
+    else if (ep->link.cause == UCS_ERR_NOT_CONNECTED)
+        why = "nobody listens there; has the process ended?";
     describe_targets(ep, tried, sizeof(tried));
-    wi_ep_fail(&ep->base, WEIR_ERR_PEER_UNREACHABLE, "UCX: cannot connect to the peer at %s: %s", tried,
-               ep->target_refused ? "somebody else answers there" : ucs_status_string(ep->link.cause));
+    wi_ep_fail(&ep->base, WEIR_ERR_PEER_UNREACHABLE, "UCX: cannot connect to the peer at %s: %s", tried, why);
 }
 
 /*
- * Did an attempt end without the peer's will? UCX 1.13 breaks connections off that both sides make at once, and over a
- * network that loses packets: seen are the connection's reset, its end, and a time-out of its own.
+ * May the address answer yet, after an attempt that ended so? UCX 1.13 breaks connections off that both sides make at
+ * once, and over a network that loses packets; a peer rejects those that too many wait before. "Not connected" can be
+ * that as well, but also that nobody listens there: a few rounds tell.
  */
-static bool is_disturbed(ucs_status_t cause)
+static bool is_undecided(const struct wi_ucx_ep *ep, ucs_status_t cause)
 {
-    return cause == UCS_ERR_CONNECTION_RESET || cause == UCS_ERR_NOT_CONNECTED || cause == UCS_ERR_ENDPOINT_TIMEOUT ||
-           cause == UCS_ERR_TIMED_OUT;
+    if (cause == UCS_ERR_NOT_CONNECTED)
+        return ep->rounds < ROUNDS_OF_DOUBT;
+    return cause == UCS_ERR_CONNECTION_RESET || cause == UCS_ERR_ENDPOINT_TIMEOUT || cause == UCS_ERR_TIMED_OUT ||
+           (cause == UCS_ERR_REJECTED && !ep->target_refused);
 }
 
 /* An attempt or a connection has ended. */
@@ -211,7 +219,8 @@ static void ended(struct wi_ucx_ep *ep)
     if (ep->base.status != WEIR_OK || ep->again_ns)
         return;
     if (!ep->base.ready) {
-        ep->target_undecided |= is_disturbed(link->cause);
+        wi_debug("UCX: an attempt to connect has ended: %s", ucs_status_string(link->cause));
+        ep->target_undecided |= is_undecided(ep, link->cause);
         if (connect_next(ep) == WEIR_OK)
             return;
         link->status = WEIR_ERR_PEER_UNREACHABLE;
