@@ -275,6 +275,8 @@ class Run:
             self.complaints.append(f"rank {rank} failed without need: {sentence}")
         elif len(sentence) < 20:
             self.complaints.append(f"rank {rank}: no clear error: {sentence}")
+        if s.faults and not self.struck:
+            return # it had not come yet: the error is the network's, who knows since when
         last_event = max([at for at, _, _ in s.events] + self.struck, default=0)
         late = int(milliseconds) / 1000 - last_event - 2 * s.timeout_s
         self.late_s = max(self.late_s, late)

@@ -144,7 +144,9 @@ static bool find_peer(struct pair *p)
 
 static bool connect_peer(struct pair *p)
 {
-    if (traffic_failed(p->t, weir_ep_create(p->ctx, p->theirs.address, p->theirs.address_len, &p->ep)))
+    traffic_stage("addressed");
+    if (traffic_failed(p->t, weir_ep_create(p->ctx, p->theirs.address, p->theirs.address_len, &p->ep)) ||
+        traffic_failed(p->t, weir_ep_connect(p->ep)))
         return false;
     traffic_stage("connecting");
     if (traffic_failed(p->t, weir_ep_wait_ready(p->ep, -1)) ||
