@@ -49,7 +49,7 @@ BANNED = {re.compile(r"(?<![\w.>])" + pattern): why for pattern, why in BANNED.i
 MACHINE_PATHS = re.compile(r"/(?:work|home/\w+|tmp/(?:wt|build))[/-]")
 
 TEXT_SUFFIXES = (".c", ".h", ".py", ".sh", ".cmake", ".txt", ".md", ".in", ".map", ".json", "")
-SKIPPED_FOLDERS = re.compile(r"^(?:build.*|\.git|\.cache|__pycache__)$")
+SKIPPED_FOLDERS = re.compile(r"^(?:build.*|\.git|\.cache|__pycache__|corpus)$")
 
 COMMENT_OR_STRING = re.compile(r"/\*.*?\*/|//[^\n]*|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'", re.DOTALL)
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
