@@ -9,7 +9,7 @@ static void look(const uint8_t *data, size_t len)
     struct wi_verbs_address address;
     struct wi_verbs_hello hello;
     struct wi_verbs_welcome welcome;
-    unsigned char again[512];
+    unsigned char again[512], once_more[512];
     size_t again_len = sizeof(again);
     if (wi_verbs_address_decode(data, len, &address)) {
         char text[80];
@@ -21,11 +21,15 @@ static void look(const uint8_t *data, size_t len)
     }
     if (wi_verbs_hello_decode(data, len, &hello)) {
         wi_verbs_hello_encode(&hello, again);
-        check(memcmp(again, data, WI_VERBS_HELLO_SIZE) == 0);
+        check(wi_verbs_hello_decode(again, WI_VERBS_HELLO_SIZE, &hello));
+        wi_verbs_hello_encode(&hello, once_more);
+        check(memcmp(again, once_more, WI_VERBS_HELLO_SIZE) == 0);
     }
     if (wi_verbs_welcome_decode(data, len, &welcome)) {
         wi_verbs_welcome_encode(&welcome, again);
-        check(memcmp(again, data, WI_VERBS_WELCOME_SIZE) == 0);
+        check(wi_verbs_welcome_decode(again, WI_VERBS_WELCOME_SIZE, &welcome));
+        wi_verbs_welcome_encode(&welcome, once_more);
+        check(memcmp(again, once_more, WI_VERBS_WELCOME_SIZE) == 0);
     }
 }
 
@@ -49,7 +53,7 @@ static void walk_ring(struct bytes_of *input)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const uint8_t head[8] = {'w', 'e', 'i', 'r', 1};
+    static const uint8_t head[8] = {'w', 'e', 'i', 'r', 2};
     struct bytes_of input = {data, size};
     uint8_t *exact = malloc(size + sizeof(head));
     memcpy(exact, data, size);
