@@ -1,4 +1,7 @@
-/* Connecting: endpoints are made without, and connect when they are used for the first time. */
+/*
+ * Connecting: endpoints are made without, and connect when they are used for the first time. An endpoint that has ended
+ * can be connected again, when its user says so.
+ */
 #include "core/clock.h"
 #include "core/error.h"
 #include "transport/context.h"
@@ -44,4 +47,30 @@ weir_status weir_ep_wait_ready(weir_ep *ep, int timeout_ms)
         weir_ctx_block(ctx, (int)((end_ns - now_ns) / WI_NS_PER_MS) + 1);
     }
     return weir_ep_status(ep);
+}
+
+/* Under the lock. */
+static weir_status reset(struct weir_ep *ep)
+{
+    if (!ep->ops->ep_reset)
+        return wi_error(WEIR_ERR_UNSUPPORTED, "rank %llu: an endpoint over %s cannot be connected again",
+                        (unsigned long long)ep->peer_id, ep->ops->name);
+    weir_status status = ep->ops->ep_reset(ep);
+    if (status != WEIR_OK)
+        return status;
+    ep->started = false;
+    __atomic_store_n(&ep->ready, false, __ATOMIC_RELEASE);
+    __atomic_store_n(&ep->status, WEIR_OK, __ATOMIC_RELEASE);
+    return WEIR_OK;
+}
+
+weir_status weir_ep_reconnect(weir_ep *ep)
+{
+    struct weir_ctx *ctx = ep->ctx;
+    wi_ctx_lock(ctx);
+    weir_status status = ep->status == WEIR_OK ? WEIR_OK : reset(ep);
+    if (status == WEIR_OK)
+        status = wi_ep_start(ep) == WEIR_OK ? WEIR_OK : weir_ep_status(ep);
+    wi_ctx_unlock(ctx);
+    return status;
 }

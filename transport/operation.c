@@ -80,6 +80,16 @@ static weir_status post_slowly(struct weir_ep *ep, const struct post *post, post
                     post->name, peer, bound_s);
 }
 
+/* What to do about a first try that came to nothing. A lost connection ends the endpoint at once, not some time later. */
+static weir_status not_posted(struct weir_ep *ep, const struct post *post, post_once_fn *once, weir_status status)
+{
+    if (status == WEIR_ERR_AGAIN)
+        return post_slowly(ep, post, once);
+    if (ep->status == WEIR_OK && (status == WEIR_ERR_PEER_GONE || status == WEIR_ERR_PEER_UNREACHABLE))
+        wi_ctx_progress(ep->ctx);
+    return status;
+}
+
 static inline weir_status post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
 {
     weir_status status = WEIR_ERR_AGAIN;
@@ -88,8 +98,8 @@ static inline weir_status post(struct weir_ep *ep, const struct post *post, post
         status = weir_ep_status(ep);
     else if (__builtin_expect(ep->ready, 1))
         status = once(ep, post, local_mr(ep, post));
-    if (__builtin_expect(status == WEIR_ERR_AGAIN, 0))
-        status = post_slowly(ep, post, once);
+    if (__builtin_expect(status != WEIR_OK, 0))
+        status = not_posted(ep, post, once, status);
     wi_ctx_unlock(ep->ctx);
     return status;
 }

@@ -119,8 +119,14 @@ struct wi_transport_ops {
     weir_status (*ep_create)(struct wi_iface *iface, const void *address, size_t len, struct weir_ep **ep);
 
     /* Starts connecting. Nonblocking. Sets ready at once, or later from progress(); failure later goes through
-     * wi_ep_fail(), which the front calls where this returns an error. Called once, at the first use. */
+     * wi_ep_fail(), which the front calls where this returns an error. Called at the first use, and after ep_reset(). */
     weir_status (*ep_connect)(struct weir_ep *ep);
+
+    /* Brings an endpoint that has ended (status is its error) back to where ep_create() left it, for another ep_connect():
+     * ends what is outstanding and lets the connection go, but keeps the imported keys usable. The target must not mix
+     * what arrived over the old connection with what comes over the next one. Bounded, short. NULL in the table means
+     * unsupported. The front clears status, started and ready afterwards. */
+    weir_status (*ep_reset)(struct weir_ep *ep);
     void (*ep_query)(const struct weir_ep *ep, weir_ep_attr *attr); /* fills the backend's facts; peer_id is the front's */
 
     /* Ends all outstanding operations with WEIR_ERR_CANCELED (or their own error) and frees the endpoint, which may never

@@ -249,6 +249,17 @@ weir_status weir_ep_wait_ready(weir_ep *ep, int timeout_ms);
 /* WEIR_OK while the endpoint is new, connecting or connected, else the error that ended it. Cheap; no system call. */
 weir_status weir_ep_status(const weir_ep *ep);
 
+/*
+ * Connects an endpoint that has ended with an error once more to the same context, and returns at once, as
+ * weir_ep_connect() does. Everything that was outstanding has completed by then, with the error where it was not known
+ * to have arrived, and nothing of it is sent again: what the target has of it is for the program to find out. Keys
+ * imported for the endpoint stay valid. Messages that arrived before the cut are still received, each once and before
+ * those of the new connection. Where the peer's process has ended, or has closed that context, the result (here or in the
+ * next weir_ep_wait_ready()) is WEIR_ERR_PEER_UNREACHABLE: a new process has an address of its own. On a healthy endpoint
+ * the call does nothing. Errors: as weir_ep_connect().
+ */
+weir_status weir_ep_reconnect(weir_ep *ep);
+
 /* What is known of an endpoint. */
 typedef struct weir_ep_attr {
     const char *transport;  /* "verbs", "ucx" or "shm" */

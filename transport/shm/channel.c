@@ -31,27 +31,71 @@ static weir_status open_channel(struct shm_iface *shm, struct shm_channel_slot *
     }
     channel->slot = slot;
     channel->peer_id = slot->sender_id;
+    channel->stream = slot->stream;
+    channel->again = slot->again;
     *out = channel;
     return WEIR_OK;
 }
 
+/* A channel of an endpoint that was connected again takes its place behind those from before. */
+static void line_up(struct shm_iface *shm, struct shm_channel *channel)
+{
+    struct shm_channel *last = NULL, *next = NULL;
+    for (struct shm_channel *other = shm->channels; other; other = other->next) {
+        if (other->peer != channel->peer || other->stream != channel->stream)
+            continue;
+        if (other->again < channel->again && (!last || other->again > last->again))
+            last = other;
+        if (other->again > channel->again && (!next || other->again < next->again))
+            next = other;
+    }
+    channel->after = last;
+    shm->followers += last != NULL;
+    if (next) {
+        shm->followers += next->after == NULL;
+        next->after = channel;
+    }
+}
+
+/* The channel has gone: what waited for it moves up. */
+static void move_up(struct shm_iface *shm, const struct shm_channel *channel)
+{
+    shm->followers -= channel->after != NULL;
+    for (struct shm_channel *other = shm->followers ? shm->channels : NULL; other; other = other->next) {
+        if (other->after != channel)
+            continue;
+        other->after = channel->after;
+        shm->followers -= other->after == NULL;
+        shm->doorbell_seen--; /* have it looked at */
+    }
+}
+
+static void accept_slot(struct shm_iface *shm, struct shm_channel_slot *slot)
+{
+    struct shm_channel *channel = NULL;
+    if (open_channel(shm, slot, &channel) != WEIR_OK) {
+        wi_warn("messages of rank %llu (process %d) cannot be read: %s", (unsigned long long)slot->sender_id,
+                slot->sender.pid, weir_last_error());
+        __atomic_store_n(&slot->state, SHM_CHANNEL_REFUSED, __ATOMIC_RELEASE);
+        return;
+    }
+    if (channel->again > 0)
+        line_up(shm, channel);
+    channel->next = shm->channels;
+    shm->channels = channel;
+    __atomic_store_n(&slot->state, SHM_CHANNEL_ACCEPTED, __ATOMIC_RELEASE);
+    wi_shm_peer_notify(channel->peer); /* it may wait for this in a flush */
+}
+
+/* First connections come first: a later one of the same stream then finds its place. */
 static void accept_new(struct shm_iface *shm)
 {
-    for (uint32_t i = 0; i < SHM_CHANNEL_MAX; i++) {
-        struct shm_channel_slot *slot = &shm->own.channels[i];
-        struct shm_channel *channel = NULL;
-        if (__atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) != SHM_CHANNEL_READY)
-            continue;
-        if (open_channel(shm, slot, &channel) != WEIR_OK) {
-            wi_warn("messages of rank %llu (process %d) cannot be read: %s", (unsigned long long)slot->sender_id,
-                    slot->sender.pid, weir_last_error());
-            __atomic_store_n(&slot->state, SHM_CHANNEL_REFUSED, __ATOMIC_RELEASE);
-            continue;
+    for (int again = 0; again < 2; again++) {
+        for (uint32_t i = 0; i < SHM_CHANNEL_MAX; i++) {
+            struct shm_channel_slot *slot = &shm->own.channels[i];
+            if (__atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) == SHM_CHANNEL_READY && (slot->again > 0) == again)
+                accept_slot(shm, slot);
         }
-        channel->next = shm->channels;
-        shm->channels = channel;
-        __atomic_store_n(&slot->state, SHM_CHANNEL_ACCEPTED, __ATOMIC_RELEASE);
-        wi_shm_peer_notify(channel->peer); /* it may wait for this in a flush */
     }
 }
 
@@ -59,6 +103,7 @@ static void close_channel(struct shm_iface *shm, struct shm_channel *channel, en
 {
     if (shm->message_from == channel)
         shm->message_from = NULL;
+    move_up(shm, channel);
     __atomic_store_n(&channel->slot->state, slot_state, __ATOMIC_RELEASE);
     __atomic_store_n(&channel->view.ring->released, 1, __ATOMIC_RELEASE);
     wi_shm_ring_unmap(channel->view.ring);
@@ -171,7 +216,8 @@ struct wi_msg *wi_shm_msg_peek(struct wi_iface *iface)
     for (struct shm_channel **link = &shm->channels; *link;) {
         struct shm_channel *channel = *link;
         enum shm_ring_result result =
-            wi_shm_ring_peek(&channel->view, shm->message->data, WEIR_MSG_MAX, &shm->message->len);
+            channel->after ? SHM_RING_AGAIN
+                           : wi_shm_ring_peek(&channel->view, shm->message->data, WEIR_MSG_MAX, &shm->message->len);
         if (result == SHM_RING_BROKEN) {
             drop_broken(shm, link);
         } else if (result == SHM_RING_AGAIN) {

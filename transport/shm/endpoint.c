@@ -25,6 +25,7 @@ weir_status wi_shm_ep_create(struct wi_iface *iface, const void *address, size_t
         return status;
     }
     ep->shm = shm;
+    ep->stream = shm->next_stream++;
     ep->next = shm->eps;
     shm->eps = ep;
     *out = &ep->base;
@@ -34,6 +35,9 @@ weir_status wi_shm_ep_create(struct wi_iface *iface, const void *address, size_t
 /* The peer's memory is at hand already: opening it takes no step of the peer. */
 weir_status wi_shm_ep_connect(struct weir_ep *base)
 {
+    const struct shm_peer *peer = ((struct shm_ep *)base)->peer;
+    if (peer->gone)
+        return wi_error(WEIR_ERR_PEER_UNREACHABLE, "process %d has ended or has closed its context", peer->name.pid);
     base->ready = true;
     return WEIR_OK;
 }
@@ -93,6 +97,21 @@ void wi_shm_ep_close(struct weir_ep *base)
     else
         wi_shm_peer_put(ep->shm, ep->peer);
     free(ep);
+}
+
+/* The ring is left to the target; the next one is announced as the same stream's. */
+weir_status wi_shm_ep_reset(struct weir_ep *base)
+{
+    struct shm_ep *ep = (struct shm_ep *)base;
+    end_all_pending(ep, base->status);
+    if (ep->own_ring) {
+        ep->peer->refs++; /* leave_ring() gives the endpoint's count away */
+        leave_ring(ep);
+    }
+    ep->own_ring = NULL;
+    ep->slot = NULL;
+    ep->again++;
+    return WEIR_OK;
 }
 
 /* Is the ring free, or left and read to its end? */
@@ -161,6 +180,8 @@ weir_status wi_shm_ep_need_ring(struct shm_ep *ep)
     ep->slot->ring = index;
     ep->slot->sender = ep->shm->name;
     ep->slot->sender_id = ep->shm->base.params.id;
+    ep->slot->stream = ep->stream;
+    ep->slot->again = ep->again;
     __atomic_store_n(&ep->slot->state, SHM_CHANNEL_READY, __ATOMIC_RELEASE);
     __atomic_fetch_add(&ep->peer->segment.header->announced, 1, __ATOMIC_RELEASE);
     return WEIR_OK;

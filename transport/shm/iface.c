@@ -186,6 +186,7 @@ const struct wi_transport_ops wi_shm_ops = {
     .rkey_map = wi_shm_rkey_map,
     .ep_create = wi_shm_ep_create,
     .ep_connect = wi_shm_ep_connect,
+    .ep_reset = wi_shm_ep_reset,
     .ep_query = wi_shm_ep_query,
     .ep_close = wi_shm_ep_close,
     .put = wi_shm_put,

@@ -19,7 +19,7 @@
 #include <sys/stat.h>
 
 enum {
-    SHM_VERSION = 1,
+    SHM_VERSION = 2,
     SHM_CHANNEL_MAX = 1024, /* peers that can send messages or requests to one interface at a time */
     SHM_REGION_MAX = 65536, /* regions registered at a time */
     SHM_RING_MAX = 1024,    /* endpoints of one interface that have sent messages or requests */
@@ -62,6 +62,8 @@ struct shm_channel_slot {
     uint32_t ring; /* index of the sender's ring in the sender's segment */
     struct shm_name sender;
     uint64_t sender_id;
+    uint32_t stream; /* number of the sender's endpoint */
+    uint32_t again;  /* how often it was connected before: the rings of earlier times are read to their end first */
 };
 
 /* A segment as mapped here, own or a peer's. `signals` and the offset of the rings are checked copies. */

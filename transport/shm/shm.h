@@ -54,6 +54,8 @@ struct shm_channel {
     struct shm_channel_slot *slot;
     struct shm_ring_view view;
     uint64_t peer_id;
+    uint32_t stream, again;    /* as in the slot */
+    struct shm_channel *after; /* of the same stream, from before it was connected again: to be read first */
 };
 
 struct shm_mr {
@@ -87,7 +89,8 @@ struct shm_ep {
     struct shm_ep *next;
     struct shm_iface *shm;
     struct shm_peer *peer;
-    uint32_t posts; /* counts towards the next look at the clock */
+    uint32_t posts;         /* counts towards the next look at the clock */
+    uint32_t stream, again; /* names the endpoint at the target; how often it was connected before */
 
     /* Messages and requests; without an own ring none were sent. */
     struct shm_own_ring *own_ring;
@@ -113,8 +116,10 @@ struct shm_iface {
 
     struct shm_peer *peers;
     struct shm_ep *eps;
+    uint32_t next_stream;
     uint32_t pending_total; /* of all endpoints */
     struct shm_channel *channels;
+    uint32_t followers; /* channels that wait for an earlier one of their stream */
     struct shm_own_ring rings[SHM_RING_MAX];
 
     struct shm_mr **regions; /* SHM_REGION_MAX, by index */
@@ -144,6 +149,7 @@ unsigned wi_shm_check_peers(struct shm_iface *shm);
 /* -- endpoint.c -- */
 weir_status wi_shm_ep_create(struct wi_iface *iface, const void *address, size_t len, struct weir_ep **ep);
 weir_status wi_shm_ep_connect(struct weir_ep *ep);
+weir_status wi_shm_ep_reset(struct weir_ep *ep);
 void wi_shm_ep_query(const struct weir_ep *ep, weir_ep_attr *attr);
 void wi_shm_ep_close(struct weir_ep *ep);
 

@@ -284,6 +284,7 @@ const struct wi_transport_ops wi_ucx_ops = {
     .rkey_destroy = wi_ucx_rkey_destroy,
     .ep_create = wi_ucx_ep_create,
     .ep_connect = wi_ucx_ep_connect,
+    .ep_reset = wi_ucx_ep_reset,
     .ep_query = wi_ucx_ep_query,
     .ep_close = wi_ucx_ep_close,
     .put = wi_ucx_put,

@@ -29,8 +29,9 @@ static void ep_error(void *arg, ucp_ep_h ucp, ucs_status_t status)
 
 static weir_status say_hello(struct wi_ucx_ep *ep)
 {
-    struct wi_ucx_hello hello = {WI_UCX_MAGIC, WI_UCX_VERSION, ep->instance, ep->link.iface->base.params.id,
-                                 ep->link.token};
+    const struct wi_ucx_iface *iface = ep->link.iface;
+    struct wi_ucx_hello hello = {WI_UCX_MAGIC,    WI_UCX_VERSION,  ep->instance, iface->base.params.id,
+                                 ep->link.token, iface->instance, ep->stream,   ep->again};
     return wi_ucx_am_send(&ep->link, WI_UCX_AM_HELLO, &hello, sizeof(hello));
 }
 
@@ -109,6 +110,7 @@ weir_status wi_ucx_ep_create(struct wi_iface *base, const void *address, size_t 
         return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for an endpoint");
     ep->base.iface = base;
     ep->base.ops = base->ops;
+    ep->stream = iface->next_stream++;
     wi_ucx_list_init(&ep->deferred);
     wi_ucx_list_init(&ep->flushes);
     wi_ucx_list_init(&ep->questions);
@@ -132,6 +134,7 @@ weir_status wi_ucx_ep_connect(struct weir_ep *base)
     struct wi_ucx_ep *ep = WI_UCX_CONTAINER(base, struct wi_ucx_ep, base);
     ep->begin_ns = wi_now_ns();
     ep->link.iface->clocks = true;
+    ep->begin_ns = wi_now_ns();
     return connect_next(ep);
 }
 
@@ -170,20 +173,45 @@ static void end_waiting(struct wi_ucx_ep *ep, weir_status status)
     end_list(&ep->flushes, status);
 }
 
-void wi_ucx_ep_close(struct weir_ep *base)
+/* Lets the connection go, and ends all that is outstanding. */
+static void end_all(struct wi_ucx_ep *ep, weir_status status)
 {
-    struct wi_ucx_ep *ep = WI_UCX_CONTAINER(base, struct wi_ucx_ep, base);
     struct wi_ucx_link *link = &ep->link;
     if (link->status == WEIR_OK)
-        link->status = WEIR_ERR_CANCELED;
+        link->status = status;
     wi_ucx_link_close(link);
-    end_waiting(ep, WEIR_ERR_CANCELED);
+    end_waiting(ep, status);
     uint64_t until_ns = wi_now_ns() + LINGER_NS;
     while (!wi_ucx_list_empty(&link->slots) && wi_now_ns() < until_ns)
         ucp_worker_progress(link->iface->worker);
-    wi_ucx_link_abandon(link, WEIR_ERR_CANCELED);
-    wi_ucx_link_fini(link);
+    wi_ucx_link_abandon(link, status);
+}
+
+void wi_ucx_ep_close(struct weir_ep *base)
+{
+    struct wi_ucx_ep *ep = WI_UCX_CONTAINER(base, struct wi_ucx_ep, base);
+    end_all(ep, WEIR_ERR_CANCELED);
+    wi_ucx_link_fini(&ep->link);
     free(ep);
+}
+
+/* The link gets another name: what still comes over the old connection is for nobody. */
+weir_status wi_ucx_ep_reset(struct weir_ep *base)
+{
+    struct wi_ucx_ep *ep = WI_UCX_CONTAINER(base, struct wi_ucx_ep, base);
+    struct wi_ucx_iface *iface = ep->link.iface;
+    end_all(ep, base->status);
+    wi_ucx_link_fini(&ep->link);
+    ep->link = (struct wi_ucx_link){0};
+    weir_status status = wi_ucx_link_init(&ep->link, iface, true);
+    ep->again++;
+    ep->target = ep->rounds = 0;
+    ep->again_ns = 0;
+    ep->target_undecided = false;
+    ep->native = ep->fenced = ep->unacked = false;
+    ep->fence_started = ep->fence_done = ep->flush_asked = ep->flush_acked = 0;
+    ep->asked = ep->answered = ep->sent = ep->taken = ep->refused = ep->refused_told = 0;
+    return status;
 }
 
 static void fail_unreachable(struct wi_ucx_ep *ep)

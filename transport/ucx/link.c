@@ -142,9 +142,12 @@ weir_status wi_ucx_slot_started(struct wi_ucx_slot *slot, ucs_status_ptr_t resul
         return WEIR_OK;
     }
     ucs_status_t status = UCS_PTR_STATUS(result);
+    struct wi_ucx_link *link = slot->link;
     wi_ucx_slot_end(slot, wi_ucx_status(status));
     if (__builtin_expect(status == UCS_OK, 1))
         return WEIR_OK;
+    if (wi_ucx_status(status) == WEIR_ERR_PEER_GONE) /* UCX's error handler may come later */
+        wi_ucx_link_end(link, WEIR_ERR_PEER_GONE, status);
     return status == UCS_ERR_NO_RESOURCE ? WEIR_ERR_AGAIN : wi_ucx_error(status, what);
 }
 

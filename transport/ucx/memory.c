@@ -91,13 +91,17 @@ weir_status wi_ucx_mem_export(struct wi_mr *base, const void *addr, size_t len, 
 }
 
 /* Needs a connected endpoint: before that UCX does not know which transports the key is for. */
-weir_status wi_ucx_rkey_unpack(struct wi_ucx_rkey *rkey, ucp_ep_h ucp)
+weir_status wi_ucx_rkey_unpack(struct wi_ucx_rkey *rkey, const struct wi_ucx_ep *ep)
 {
+    if (rkey->ucp)
+        ucp_rkey_destroy(rkey->ucp); /* of an earlier connection */
+    rkey->ucp = NULL;
+    rkey->again = ep->again;
     unsigned char *room = calloc(1, UNPACK_ROOM);
     if (!room)
         return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for a remote key");
     memcpy(room, rkey->blob, rkey->blob_len);
-    ucs_status_t status = ucp_ep_rkey_unpack(ucp, room, &rkey->ucp);
+    ucs_status_t status = ucp_ep_rkey_unpack(ep->link.ucp, room, &rkey->ucp);
     free(room);
     if (status == UCS_OK)
         return WEIR_OK;
@@ -124,7 +128,7 @@ weir_status wi_ucx_rkey_import(struct weir_ep *base, const void *blob, size_t bl
     rkey->region = head.region;
     rkey->blob_len = packed_len;
     memcpy(rkey->blob, (const unsigned char *)blob + sizeof(head), packed_len);
-    weir_status status = base->ready && ep->native ? wi_ucx_rkey_unpack(rkey, ep->link.ucp) : WEIR_OK;
+    weir_status status = base->ready && ep->native ? wi_ucx_rkey_unpack(rkey, ep) : WEIR_OK;
     if (status != WEIR_OK) {
         free(rkey);
         return status;

@@ -16,6 +16,7 @@
 
 void wi_ucx_am_fill(struct wi_ucx_slot *slot, enum wi_ucx_am id, const void *data, size_t len)
 {
+    _Static_assert(sizeof(struct wi_ucx_hello) <= sizeof(slot->data), "the longest message");
     slot->id = id;
     slot->data_len = (unsigned)len;
     memcpy(slot->data, data, len);
@@ -97,6 +98,32 @@ static struct wi_ucx_ep *ep_of(struct wi_ucx_link *link)
     return link ? WI_UCX_CONTAINER(link, struct wi_ucx_ep, link) : NULL;
 }
 
+/* The initiator has lost this connection and makes another one: what still comes over it would mix with the new. */
+static void end_earlier(struct wi_ucx_iface *iface, const struct wi_ucx_hello *hello)
+{
+    for (struct wi_ucx_list *node = iface->links.next; node != &iface->links; node = node->next) {
+        struct wi_ucx_link *link = WI_UCX_CONTAINER(node, struct wi_ucx_link, node);
+        if (!link->initiator && conn_of(link)->greeted && conn_of(link)->peer_instance == hello->from &&
+            conn_of(link)->stream == hello->stream)
+            wi_ucx_link_end(link, WEIR_ERR_PEER_GONE, UCS_ERR_CONNECTION_RESET);
+    }
+}
+
+static void greet(struct wi_ucx_conn *conn, const struct wi_ucx_hello *hello)
+{
+    struct wi_ucx_iface *iface = conn->link.iface;
+    conn->wanted = hello->instance == iface->instance;
+    if (conn->wanted && hello->again > 0)
+        end_earlier(iface, hello);
+    conn->greeted = conn->welcome_due = true;
+    conn->piece = wi_ucx_lanes_piece(conn->link.ucp);
+    conn->peer_id = hello->id;
+    conn->peer_instance = hello->from;
+    conn->stream = hello->stream;
+    conn->link.peer_token = hello->token;
+    wi_ucx_todo(&conn->link);
+}
+
 static ucs_status_t on_hello(void *arg, const void *header, size_t header_len, void *data, size_t len,
                              const ucp_am_recv_param_t *params)
 {
@@ -115,13 +142,7 @@ static ucs_status_t on_hello(void *arg, const void *header, size_t header_len, v
             wi_ucx_link_end(link, WEIR_ERR_PROTOCOL, UCS_ERR_REJECTED);
             break;
         }
-        struct wi_ucx_conn *conn = conn_of(link);
-        conn->greeted = conn->welcome_due = true;
-        conn->piece = wi_ucx_lanes_piece(link->ucp);
-        conn->wanted = hello.instance == iface->instance;
-        conn->peer_id = hello.id;
-        link->peer_token = hello.token;
-        wi_ucx_todo(link);
+        greet(conn_of(link), &hello);
         break;
     }
     return UCS_OK;

@@ -22,7 +22,8 @@ static bool has_room(const struct wi_ucx_ep *ep)
 static weir_status native_key(struct wi_ucx_ep *ep, struct weir_rkey *base, ucp_rkey_h *key)
 {
     struct wi_ucx_rkey *rkey = WI_UCX_CONTAINER(base, struct wi_ucx_rkey, base);
-    weir_status status = rkey->ucp ? WEIR_OK : wi_ucx_rkey_unpack(rkey, ep->link.ucp);
+    bool usable = rkey->ucp && rkey->again == ep->again;
+    weir_status status = __builtin_expect(usable, 1) ? WEIR_OK : wi_ucx_rkey_unpack(rkey, ep);
     *key = rkey->ucp;
     return status;
 }

@@ -105,7 +105,8 @@ struct wi_ucx_ep {
 
     struct sockaddr_storage targets[WI_UCX_TARGETS]; /* tried in turn until one answers with the right instance */
     unsigned target_count, target, rounds;
-    bool target_refused;   /* the peer said that it is not the one we look for */
+    uint32_t stream, again; /* names the endpoint at the target; how often it was connected before */
+    bool target_refused;    /* the peer said that it is not the one we look for */
     bool target_undecided; /* in this round some target was silent or broke off: it may answer yet */
     uint64_t instance, begin_ns, attempt_ns;
     uint64_t again_ns; /* between two rounds: when the next one begins; else 0 */
@@ -137,6 +138,8 @@ struct wi_ucx_answer {
 struct wi_ucx_conn {
     struct wi_ucx_link link;
     uint64_t peer_id, accepted_ns;
+    uint64_t peer_instance; /* the initiator's interface, */
+    uint32_t stream;        /* and which of its endpoints */
     bool greeted, welcome_due, wanted;
     uint64_t flush_seen, flush_told;
     uint64_t received, taken, taken_told;
@@ -175,6 +178,7 @@ struct wi_ucx_iface {
     int event_fd; /* UCX's own */
     uint16_t port;
     uint64_t instance; /* tells this interface from all others at the same address */
+    uint32_t next_stream;
 
     struct wi_ucx_list links;
     struct wi_ucx_table tokens; /* of links */
@@ -207,6 +211,7 @@ struct wi_ucx_mr {
 struct wi_ucx_rkey {
     struct weir_rkey base;
     ucp_rkey_h ucp; /* NULL until a native operation needs it */
+    uint32_t again; /* the endpoint's when `ucp` was made: it is for that connection */
     uint64_t region;
     size_t blob_len;
     unsigned char blob[];
@@ -253,6 +258,7 @@ void wi_ucx_todo(struct wi_ucx_link *link);
 /* ---- initiator.c, target.c, signal.c: both sides of a connection ---- */
 weir_status wi_ucx_ep_create(struct wi_iface *iface, const void *address, size_t len, struct weir_ep **ep);
 weir_status wi_ucx_ep_connect(struct weir_ep *ep);
+weir_status wi_ucx_ep_reset(struct weir_ep *ep);
 void wi_ucx_ep_query(const struct weir_ep *ep, weir_ep_attr *attr);
 void wi_ucx_ep_close(struct weir_ep *ep);
 void wi_ucx_ep_serve(struct wi_ucx_ep *ep);
@@ -272,6 +278,8 @@ struct wi_ucx_hello {
     uint32_t magic, version;
     uint64_t instance; /* who is meant */
     uint64_t id, token;
+    uint64_t from;          /* the initiator's instance */
+    uint32_t stream, again; /* which of its endpoints, how often connected before */
 };
 
 struct wi_ucx_welcome {
@@ -329,7 +337,7 @@ enum wi_ucx_am {
 };
 
 #define WI_UCX_MAGIC   0x72696577u
-#define WI_UCX_VERSION 1u
+#define WI_UCX_VERSION 2u
 
 weir_status wi_ucx_messages_init(struct wi_ucx_iface *iface);
 void wi_ucx_am_fill(struct wi_ucx_slot *slot, enum wi_ucx_am id, const void *data, size_t len);
@@ -378,6 +386,6 @@ weir_status wi_ucx_rkey_import(struct weir_ep *ep, const void *blob, size_t blob
                                struct weir_rkey **rkey);
 void wi_ucx_rkey_destroy(struct weir_rkey *rkey);
 void *wi_ucx_region_at(struct wi_ucx_iface *iface, uint64_t region, uint64_t addr, uint64_t len);
-weir_status wi_ucx_rkey_unpack(struct wi_ucx_rkey *rkey, ucp_ep_h ucp);
+weir_status wi_ucx_rkey_unpack(struct wi_ucx_rkey *rkey, const struct wi_ucx_ep *ep);
 
 #endif

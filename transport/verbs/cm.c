@@ -173,7 +173,10 @@ static void request_connection(struct verbs_ep *ep)
     wi_verbs_hello_encode(&(struct wi_verbs_hello){.id = iface->base.params.id,
                                                    .cookie = ep->address.cookie,
                                                    .words_addr = (uintptr_t)wi_verbs_word(ep, 0),
-                                                   .words_rkey = ep->block_mr->rkey},
+                                                   .words_rkey = ep->block_mr->rkey,
+                                                   .stream = ep->stream,
+                                                   .from = iface->choice.address.cookie,
+                                                   .again = ep->again},
                           hello);
     struct rdma_conn_param param = {
         .private_data = hello,
@@ -319,7 +322,6 @@ static void link_event(struct verbs_iface *iface, struct verbs_link *link, const
     case RDMA_CM_EVENT_DEVICE_REMOVAL:
         wi_debug("verbs: rank %llu has disconnected (%s)", (unsigned long long)link->peer_id,
                  rdma_event_str(event->type));
-        wi_verbs_drain(iface); /* what came before counts */
         wi_verbs_link_gone(iface, link);
         break;
     default:

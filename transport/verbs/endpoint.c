@@ -11,21 +11,34 @@
 /* ---- Handles: how a completion finds its endpoint
  * -------------------------------------------------------------------- */
 
+/* Doubles the tables; the new indices are free. */
+static weir_status handles_grow(struct verbs_iface *iface)
+{
+    uint32_t old = iface->eps_room, room = old ? 2 * old : 16;
+    if (room > 0x10000)
+        return wi_error(WEIR_ERR_LIMIT, "endpoint: no room for more than %u", old);
+    struct verbs_ep **eps = realloc(iface->eps, room * sizeof(*eps));
+    if (eps)
+        iface->eps = eps;
+    uint32_t *indices = realloc(iface->eps_free, room * sizeof(*indices));
+    if (indices)
+        iface->eps_free = indices;
+    if (!eps || !indices)
+        return wi_error(WEIR_ERR_NO_MEMORY, "endpoint: out of memory");
+    memset(eps + old, 0, (room - old) * sizeof(*eps));
+    for (uint32_t index = room; index-- > old;)
+        indices[iface->eps_free_count++] = index;
+    iface->eps_room = room;
+    return WEIR_OK;
+}
+
 /* Index in the low half, a count of uses in the high half: completions of an endpoint that is gone find nobody. */
 static weir_status handle_take(struct verbs_iface *iface, struct verbs_ep *ep)
 {
-    uint32_t index = 0;
-    while (index < iface->eps_room && iface->eps[index])
-        index++;
-    if (index == iface->eps_room) {
-        uint32_t room = index ? 2 * index : 16;
-        struct verbs_ep **eps = room <= 0x10000 ? realloc(iface->eps, room * sizeof(struct verbs_ep *)) : NULL;
-        if (!eps)
-            return wi_error(WEIR_ERR_NO_MEMORY, "endpoint: no room for more than %u", index);
-        memset(eps + index, 0, (room - index) * sizeof(struct verbs_ep *));
-        iface->eps = eps;
-        iface->eps_room = room;
-    }
+    weir_status status = iface->eps_free_count > 0 ? WEIR_OK : handles_grow(iface);
+    if (status != WEIR_OK)
+        return status;
+    uint32_t index = iface->eps_free[--iface->eps_free_count];
     iface->eps[index] = ep;
     ep->handle = (uint32_t)(iface->generation++ & 0x7fff) << 16 | index;
     return WEIR_OK;
@@ -33,10 +46,12 @@ static weir_status handle_take(struct verbs_iface *iface, struct verbs_ep *ep)
 
 static void handle_give(struct verbs_ep *ep)
 {
-    struct verbs_ep **eps = ep->iface->eps;
+    struct verbs_iface *iface = ep->iface;
     uint32_t index = ep->handle & 0xffff;
-    if (index < ep->iface->eps_room && eps[index] == ep)
-        eps[index] = NULL;
+    if (index >= iface->eps_room || iface->eps[index] != ep)
+        return;
+    iface->eps[index] = NULL;
+    iface->eps_free[iface->eps_free_count++] = index;
 }
 
 /* ---- Creation
@@ -75,6 +90,7 @@ static size_t block_size(const struct verbs_ep *ep)
     return WI_VERBS_RING_BYTES + (WI_VERBS_WORDS + (size_t)ep->mask + 1) * sizeof(uint64_t);
 }
 
+/* An endpoint that was connected before has one already. */
 static weir_status create_queue(struct verbs_ep *ep)
 {
     uint32_t depth = (uint32_t)wi_config()->verbs_depth;
@@ -85,7 +101,10 @@ static weir_status create_queue(struct verbs_ep *ep)
     ep->mask = 15;
     while (ep->mask + 1 < ep->depth)
         ep->mask = 2 * ep->mask + 1;
-    ep->slots = calloc((size_t)ep->mask + 1, sizeof(*ep->slots));
+    if (ep->block)
+        return WEIR_OK;
+    if (!ep->slots)
+        ep->slots = calloc((size_t)ep->mask + 1, sizeof(*ep->slots));
     if (!ep->slots)
         return wi_error(WEIR_ERR_NO_MEMORY, "endpoint: out of memory");
     return wi_verbs_block_create(ep->iface, block_size(ep), IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE,
@@ -109,6 +128,7 @@ weir_status wi_verbs_ep_create(struct wi_iface *base, const void *address, size_
         return wi_error(WEIR_ERR_NO_MEMORY, "endpoint: out of memory");
     ep->iface = iface;
     ep->end.kind = VERBS_EP;
+    ep->stream = iface->next_stream++;
     ep->handle = UINT32_MAX;
     weir_status status = WEIR_OK;
     if (!wi_verbs_address_decode(address, len, &ep->address))
@@ -174,4 +194,20 @@ void wi_verbs_ep_close(struct weir_ep *base)
     wi_verbs_drain(ep->iface); /* what was done before counts */
     ep_end(ep, WEIR_ERR_CANCELED);
     ep_free(ep);
+}
+
+/* The handle changes: completions of the old queue pair may still come, and are for nobody. */
+weir_status wi_verbs_ep_reset(struct weir_ep *base)
+{
+    struct verbs_ep *ep = verbs_ep(base);
+    wi_verbs_drain(ep->iface);
+    ep_end(ep, base->status);
+    handle_give(ep);
+    ep->again++;
+    ep->attempt = 0;
+    ep->head = ep->tail = ep->unsignaled = 0;
+    ep->position = ep->taken = ep->announced = 0;
+    if (ep->block)
+        memset(wi_verbs_word(ep, 0), 0, WI_VERBS_WORDS * sizeof(uint64_t));
+    return handle_take(ep->iface, ep);
 }

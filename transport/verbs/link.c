@@ -8,6 +8,29 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* ---- Turns ---- */
+
+/* Links take turns: one message each. A link is in the ring of turns while it has messages. */
+static void turn_add(struct verbs_iface *iface, struct verbs_link *link)
+{
+    if (!iface->turn) {
+        iface->turn = link->turn_next = link->turn_prev = link;
+        return;
+    }
+    link->turn_next = iface->turn;
+    link->turn_prev = iface->turn->turn_prev;
+    link->turn_prev->turn_next = link;
+    link->turn_next->turn_prev = link;
+}
+
+static void turn_remove(struct verbs_iface *iface, struct verbs_link *link)
+{
+    if (iface->turn == link)
+        iface->turn = link->turn_next == link ? NULL : link->turn_next;
+    link->turn_next->turn_prev = link->turn_prev;
+    link->turn_prev->turn_next = link->turn_next;
+}
+
 /* ---- Links
  * ----------------------------------------------------------------------------------------------------------- */
 
@@ -16,8 +39,23 @@ static struct verbs_link **bucket(struct verbs_iface *iface, uint32_t qp_num)
     return &iface->link_by_qp[(qp_num ^ qp_num >> 8) % WI_VERBS_LINK_BUCKETS];
 }
 
+/* The link has gone: what waited for it moves up. */
+static void move_up(struct verbs_iface *iface, const struct verbs_link *link)
+{
+    iface->followers -= link->after != NULL;
+    for (struct verbs_link *other = iface->followers ? iface->links : NULL; other; other = other->next) {
+        if (other->after != link)
+            continue;
+        other->after = link->after;
+        iface->followers -= other->after == NULL;
+        if (!other->after && other->arrived > 0)
+            turn_add(iface, other);
+    }
+}
+
 static void link_free(struct verbs_iface *iface, struct verbs_link *link)
 {
+    move_up(iface, link);
     if (link->next)
         link->next->prev = link->prev;
     if (link->prev)
@@ -71,6 +109,24 @@ static weir_status create_qp(struct verbs_iface *iface, struct verbs_link *link)
                     strerror(errno));
 }
 
+/*
+ * An initiator that connects again has lost its earlier connections: they end here too before the next one carries
+ * anything, so that no write over them comes late. The new link's messages wait until theirs were taken.
+ */
+static void end_earlier(struct verbs_iface *iface, struct verbs_link *link)
+{
+    for (struct verbs_link *other = iface->links, *next; other; other = next) {
+        next = other->next;
+        if (other->from == link->from && other->stream == link->stream && other->end.qp)
+            wi_verbs_link_gone(iface, other);
+    }
+    for (struct verbs_link *other = iface->links; other; other = other->next)
+        if (other->from == link->from && other->stream == link->stream &&
+            (!link->after || other->again > link->after->again))
+            link->after = other;
+    iface->followers += link->after != NULL;
+}
+
 weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *id, const struct wi_verbs_hello *hello,
                                  struct verbs_link **out)
 {
@@ -80,6 +136,9 @@ weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *i
         return wi_error(WEIR_ERR_NO_MEMORY, "connection from rank %llu: out of memory", (unsigned long long)peer_id);
     link->end.kind = VERBS_LINK;
     link->peer_id = peer_id;
+    link->from = hello->from;
+    link->stream = hello->stream;
+    link->again = hello->again;
     link->words_addr = hello->words_addr;
     link->words_rkey = hello->words_rkey;
     link->serial = iface->link_serial++ & 0x7fffffff;
@@ -93,6 +152,8 @@ weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *i
     wi_verbs_credit_open(iface, link);
     link->end.id = id;
     id->context = &link->end;
+    if (link->again > 0)
+        end_earlier(iface, link);
     link->next = iface->links;
     if (iface->links)
         iface->links->prev = link;
@@ -115,8 +176,12 @@ void wi_verbs_link_ready(struct verbs_iface *iface, struct verbs_link *link)
     *at = link;
 }
 
+/* What came before counts: the queue pair takes nothing more, then what it has reported is seen to. */
 void wi_verbs_link_gone(struct verbs_iface *iface, struct verbs_link *link)
 {
+    struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
+    ibv_modify_qp(link->end.qp, &attr, IBV_QP_STATE);
+    wi_verbs_drain(iface);
     unhash(iface, link);
     wi_verbs_end(&link->end);
     wi_verbs_credit_close(iface, link);
@@ -150,30 +215,9 @@ void wi_verbs_links_free(struct verbs_iface *iface)
 /* ---- Messages
  * -------------------------------------------------------------------------------------------------------- */
 
-/* Links take turns: one message each. A link is in the ring of turns while it has messages. */
-static void turn_add(struct verbs_iface *iface, struct verbs_link *link)
-{
-    if (!iface->turn) {
-        iface->turn = link->turn_next = link->turn_prev = link;
-        return;
-    }
-    link->turn_next = iface->turn;
-    link->turn_prev = iface->turn->turn_prev;
-    link->turn_prev->turn_next = link;
-    link->turn_next->turn_prev = link;
-}
-
-static void turn_remove(struct verbs_iface *iface, struct verbs_link *link)
-{
-    if (iface->turn == link)
-        iface->turn = link->turn_next == link ? NULL : link->turn_next;
-    link->turn_next->turn_prev = link->turn_prev;
-    link->turn_prev->turn_next = link->turn_next;
-}
-
 void wi_verbs_link_message(struct verbs_iface *iface, struct verbs_link *link)
 {
-    if (link->arrived++ == 0)
+    if (link->arrived++ == 0 && !link->after)
         turn_add(iface, link);
 }
 
@@ -182,6 +226,7 @@ static void broken(struct verbs_iface *iface, struct verbs_link *link, uint32_t 
 {
     wi_warn("verbs: rank %llu sent a message of %u bytes; its connection is closed", (unsigned long long)link->peer_id,
             len);
+    unhash(iface, link); /* nothing more arrives */
     turn_remove(iface, link);
     link->arrived = 0;
     wi_verbs_link_gone(iface, link);

@@ -54,6 +54,7 @@ static void close_iface(struct wi_iface *base)
     wi_verbs_device_close(&iface->device);
     free(iface->base.signals);
     free(iface->eps);
+    free(iface->eps_free);
     free(iface->msg);
     free(iface);
 }
@@ -236,6 +237,7 @@ const struct wi_transport_ops wi_verbs_ops = {
     .rkey_destroy = wi_verbs_rkey_destroy,
     .ep_create = wi_verbs_ep_create,
     .ep_connect = wi_verbs_ep_connect,
+    .ep_reset = wi_verbs_ep_reset,
     .ep_query = wi_verbs_ep_query,
     .ep_close = wi_verbs_ep_close,
     .put = wi_verbs_put,

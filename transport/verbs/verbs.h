@@ -68,6 +68,9 @@ struct verbs_end {
 struct verbs_link {
     struct verbs_end end;
     uint64_t peer_id;
+    uint64_t from;                  /* the initiator's interface, */
+    uint32_t stream, again;         /* which of its endpoints, and how often that was connected before */
+    struct verbs_link *after;       /* of the same stream, from before: its messages come first */
     struct verbs_link *next, *prev; /* all of the interface */
     struct verbs_link *hash_next;   /* by queue pair number */
     uint32_t qp_num;
@@ -149,6 +152,7 @@ struct verbs_ep {
     uint64_t suspect_ns;   /* since when, 0: not so */
 
     bool connecting;                 /* counted by the interface */
+    uint32_t stream, again;          /* names the endpoint at the target; how often it was connected before */
     struct wi_verbs_address address; /* of the peer */
     unsigned attempt;                /* index of the address in use */
 };
@@ -168,16 +172,20 @@ struct verbs_iface {
     uint64_t look_ns;        /* when the slow descriptors were looked at last */
     uint32_t connecting;     /* endpoints that are not connected yet */
     uint32_t suspects;       /* endpoints that wait for more news of their failure */
+    uint32_t next_stream;
 
     uint32_t cq_room;      /* completions that can still be outstanding */
     uint32_t cq_owed;      /* of ended queue pairs: come back when the queue was seen empty */
     uint32_t srq_used;     /* receives to post again */
     struct verbs_ep **eps; /* by index, the low half of a handle */
     uint32_t eps_room;
+    uint32_t *eps_free; /* indices that are free, the next one last */
+    uint32_t eps_free_count;
     uint16_t generation;
     struct verbs_ep *rests; /* endpoints with a rest to post */
 
     struct verbs_link *links;
+    uint32_t followers; /* links that wait for an earlier one of their stream */
     struct verbs_link *link_by_qp[WI_VERBS_LINK_BUCKETS];
     struct verbs_link *link_last; /* found last by its queue pair, or NULL */
     struct verbs_link *owing;     /* links that have something to tell */
@@ -219,6 +227,7 @@ void wi_verbs_end(struct verbs_end *end);
 
 weir_status wi_verbs_ep_create(struct wi_iface *iface, const void *address, size_t len, struct weir_ep **ep);
 weir_status wi_verbs_ep_connect(struct weir_ep *ep);
+weir_status wi_verbs_ep_reset(struct weir_ep *ep);
 void wi_verbs_ep_query(const struct weir_ep *ep, weir_ep_attr *attr);
 void wi_verbs_ep_close(struct weir_ep *ep);
 

@@ -120,7 +120,9 @@ void wi_verbs_hello_encode(const struct wi_verbs_hello *hello, unsigned char buf
     store64(buf + 16, hello->cookie);
     store64(buf + 24, hello->words_addr);
     store32(buf + 32, hello->words_rkey);
-    store32(buf + 36, 0);
+    store32(buf + 36, hello->stream);
+    store64(buf + 40, hello->from);
+    store32(buf + 48, hello->again);
 }
 
 /* The connection manager pads private data: longer is fine. */
@@ -133,6 +135,9 @@ bool wi_verbs_hello_decode(const void *buf, size_t len, struct wi_verbs_hello *h
     hello->cookie = load64(at + 16);
     hello->words_addr = load64(at + 24);
     hello->words_rkey = load32(at + 32);
+    hello->stream = load32(at + 36);
+    hello->from = load64(at + 40);
+    hello->again = load32(at + 48);
     return true;
 }
 

@@ -47,6 +47,9 @@ struct wi_verbs_hello {
     uint64_t cookie; /* from the target's address part */
     uint64_t words_addr; /* address and key of the words that the target writes */
     uint32_t words_rkey;
+    uint32_t stream; /* which of the initiator's endpoints */
+    uint64_t from;   /* the initiator's own cookie */
+    uint32_t again;  /* how often the endpoint was connected before */
 };
 
 /* The answer says where messages go. */
@@ -58,7 +61,7 @@ struct wi_verbs_welcome {
 };
 
 /* At most 56 bytes, which is what the connection manager takes. */
-enum { WI_VERBS_HELLO_SIZE = 40, WI_VERBS_WELCOME_SIZE = 40 };
+enum { WI_VERBS_HELLO_SIZE = 52, WI_VERBS_WELCOME_SIZE = 40 };
 
 void wi_verbs_hello_encode(const struct wi_verbs_hello *hello, unsigned char buf[WI_VERBS_HELLO_SIZE]);
 bool wi_verbs_hello_decode(const void *buf, size_t len, struct wi_verbs_hello *hello);
