@@ -13,7 +13,9 @@ static const char usage[] =
     "\n"
     "Looks at everything that the transport of WEIR_TRANSPORT needs, a line each: ok, note, warn (works, but slowly or not\n"
     "always) or fail, and what to do about it. Set the variables and limits as the job will have them.\n"
-    "  --to ADDRESS         also which interface, RDMA port and GID lead to this host\n"
+    "  --to HOST            also which interface, RDMA port and GID lead to this host\n"
+    "  --serve              then wait for the doctor of another host ...\n"
+    "  --peer HOST[:PORT]   ... which goes there: connects over the transport, compares data, measures latency and bandwidth\n"
     "  --json               the same as JSON\n"
     "  --port N             the store's port (default: WEIR_MASTER_PORT, else 29400)\n"
     "  --no-trial           look only; start no transport\n"
@@ -56,6 +58,9 @@ static const struct check checks[] = {
 struct options {
     bool json;
     bool trial;
+    bool serve;
+    const char *peer;
+    char peer_host[256]; /* without its port */
 };
 
 /* Runs the table; text is printed as it comes, since a trial may take seconds. */
@@ -86,8 +91,14 @@ static int examine(struct doctor *doctor, const struct options *options)
     if (!options->json)
         doctor_print_heading(doctor);
     run_checks(doctor, options->json, &area);
+    if (options->serve || options->peer)
+        doctor_meet_peer(doctor, options->serve, options->json, &area);
     if (options->json) {
         doctor_print_findings_json(doctor);
+        if (doctor->latency_us > 0)
+            printf(",\n  \"latency_us\": %.3f,\n  \"to_peer_gb_s\": %.4f,\n  \"from_peer_gb_s\": %.4f,\n"
+                   "  \"clock_offset_us\": %.1f",
+                   doctor->latency_us, doctor->to_gb_s, doctor->from_gb_s, doctor->clock_offset_us);
         printf("\n}\n");
     } else {
         doctor_print_end(doctor);
@@ -105,36 +116,84 @@ static int complain(const char *format, const char *word)
     return WEIR_TOOL_USAGE;
 }
 
+static bool read_port(const char *text, int *port)
+{
+    char *end;
+    long number = strtol(text, &end, 10);
+    *port = (int)number;
+    return *text && !*end && number >= 1 && number <= 65535;
+}
+
+/* Splits "host", "host:port", "[2001:db8::1]:port", "2001:db8::1". */
+static bool split_peer(struct doctor *doctor, struct options *options)
+{
+    const char *text = options->peer, *colon = strrchr(text, ':');
+    size_t len = strlen(text);
+    if (text[0] == '[') {
+        const char *end = strchr(++text, ']');
+        if (!end || (end[1] != '\0' && end[1] != ':'))
+            return false;
+        len = (size_t)(end - text);
+        colon = end[1] ? end + 1 : NULL;
+    } else if (colon && strchr(text, ':') != colon) {
+        colon = NULL; /* an IPv6 address by itself */
+    } else if (colon) {
+        len = (size_t)(colon - text);
+    }
+    if (len == 0 || len >= sizeof(options->peer_host) || (colon && !read_port(colon + 1, &doctor->port)))
+        return false;
+    snprintf(options->peer_host, sizeof(options->peer_host), "%.*s", (int)len, text);
+    doctor->to = options->peer_host;
+    doctor->visits = true;
+    return true;
+}
+
 /* The value of option argv[*i], or NULL. */
 static const char *value_of(int argc, char **argv, int *i)
 {
     return *i + 1 < argc ? argv[++*i] : NULL;
 }
 
+/* Options without a value. */
+static bool parse_flag(const char *option, struct doctor *doctor, struct options *options)
+{
+    if (strcmp(option, "--json") == 0)
+        options->json = true;
+    else if (strcmp(option, "--trial") == 0)
+        options->trial = true;
+    else if (strcmp(option, "--serve") == 0)
+        options->serve = true;
+    else if (strcmp(option, "--no-trial") == 0)
+        doctor->trials = false;
+    else
+        return false;
+    return true;
+}
+
 /* 0: go on; else the status to end with. */
 static int parse(int argc, char **argv, struct doctor *doctor, struct options *options)
 {
     for (int i = 1; i < argc; i++) {
-        const char *option = argv[i], *value = "";
-        if (strcmp(option, "--json") == 0)
-            options->json = true;
-        else if (strcmp(option, "--trial") == 0)
-            options->trial = true;
-        else if (strcmp(option, "--no-trial") == 0)
-            doctor->trials = false;
-        else if (strcmp(option, "--to") == 0 && (value = value_of(argc, argv, &i)))
-            doctor->to = value;
-        else if (strcmp(option, "--root") == 0 && (value = value_of(argc, argv, &i)))
-            doctor->root = value;
-        else if (strcmp(option, "--port") == 0 && (value = value_of(argc, argv, &i)))
-            doctor->port = atoi(value);
-        else if (!value)
-            return complain("%s needs a value", option);
-        else
+        const char *option = argv[i], *value;
+        if (parse_flag(option, doctor, options))
+            continue;
+        if (strcmp(option, "--to") && strcmp(option, "--peer") && strcmp(option, "--root") && strcmp(option, "--port"))
             return complain("unknown option '%s'", option);
-        if (strcmp(option, "--port") == 0 && (doctor->port < 1 || doctor->port > 65535))
+        if (!(value = value_of(argc, argv, &i)))
+            return complain("%s needs a value", option);
+        if (strcmp(option, "--to") == 0)
+            doctor->to = value;
+        else if (strcmp(option, "--root") == 0)
+            doctor->root = value;
+        else if (strcmp(option, "--peer") == 0)
+            options->peer = value;
+        else if (!read_port(value, &doctor->port))
             return complain("--port %s: not a port; use 1..65535", value);
     }
+    if (options->peer && !split_peer(doctor, options))
+        return complain("--peer %s: not a host and port; use e.g. node1:29400", options->peer);
+    if (options->serve + (options->peer != NULL) + (doctor->root[0] != '\0') > 1)
+        return complain("%s", "--serve, --peer and --root exclude each other");
     return 0;
 }
 

@@ -140,3 +140,13 @@ void weir_ep_query(const weir_ep *ep, weir_ep_attr *attr)
     attr->peer_id = ep->peer_id;
     attr->maps_peer = ep->ops->rkey_map != NULL;
 }
+
+void weir_ep_path(const weir_ep *ep, char *text, size_t size)
+{
+    wi_ctx_lock(ep->ctx);
+    if (ep->ready && ep->status == WEIR_OK && ep->ops->ep_path)
+        ep->ops->ep_path(ep, text, size);
+    else
+        snprintf(text, size, "%s", ep->iface->device);
+    wi_ctx_unlock(ep->ctx);
+}

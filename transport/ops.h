@@ -129,6 +129,9 @@ struct wi_transport_ops {
     weir_status (*ep_reset)(struct weir_ep *ep);
     void (*ep_query)(const struct weir_ep *ep, weir_ep_attr *attr); /* fills the backend's facts; peer_id is the front's */
 
+    /* As weir_ep_path(), of a connected endpoint. NULL in the table: the interface's device is all there is to say. */
+    void (*ep_path)(const struct weir_ep *ep, char *text, size_t size);
+
     /* Ends all outstanding operations with WEIR_ERR_CANCELED (or their own error) and frees the endpoint, which may never
      * have been connected. Bounded, short. */
     void (*ep_close)(struct weir_ep *ep);

@@ -273,6 +273,12 @@ typedef struct weir_ep_attr {
 void weir_ep_query(const weir_ep *ep, weir_ep_attr *attr);
 
 /*
+ * Says for people which way the endpoint's connection takes, e.g. "rxe0:1, GID 1 10.77.0.1, MTU 4096", "tcp/eth0.0"; only
+ * the device before it has connected. `text` has `size` bytes, 128 are enough. May make system calls.
+ */
+void weir_ep_path(const weir_ep *ep, char *text, size_t size);
+
+/*
  * Closes the endpoint without waiting for the peer and frees it. Operations still outstanding complete with
  * WEIR_ERR_CANCELED before the call returns; their buffers are free to use from then on. Use weir_flush() first where
  * the data must arrive. NULL is allowed.

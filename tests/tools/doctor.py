@@ -38,7 +38,28 @@ class Report:
         return sorted({finding["check"] for finding in self.findings if finding["level"] == "fail"})
 
 
+def command(tool, *arguments, prefix=()):
+    return [*prefix, tool, "doctor", "--json", *arguments]
+
+
 def doctor(tool, *arguments, prefix=(), timeout=120, **variables):
     """Runs `prefix weir doctor --json arguments` and gives its report."""
-    return Report(subprocess.run([*prefix, tool, "doctor", "--json", *arguments], env=environment(**variables),
+    return Report(subprocess.run(command(tool, *arguments, prefix=prefix), env=environment(**variables),
                                  capture_output=True, encoding="utf-8", timeout=timeout))
+
+
+def meeting(tool, peer, port, serve_variables, peer_variables, prefix=(), timeout=150):
+    """Two doctors, of which one serves and one comes to `peer`; gives both reports, the serving one's first."""
+    arguments = ["--no-trial", "--port", str(port)]
+    server = subprocess.Popen(command(tool, "--serve", *arguments, prefix=prefix), env=environment(**serve_variables),
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    try:
+        line = server.stderr.readline()
+        while line and "serving port" not in line: # it tells before it listens; the one that comes tries for a while
+            line = server.stderr.readline()
+        came = doctor(tool, "--peer", peer, *arguments, prefix=prefix, timeout=timeout, **peer_variables)
+        out, err = server.communicate(timeout=timeout)
+        return Report(subprocess.CompletedProcess([], server.returncode, out, err)), came
+    finally:
+        server.kill()
+        server.wait()

@@ -10,12 +10,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 
 import doctor as shared
 
-TOOL = sys.argv.pop(1)
+TOOL, OTHER_VERSION = sys.argv.pop(1), sys.argv.pop(1)
 doctor = functools.partial(shared.doctor, TOOL)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def namespaces_work():
@@ -43,7 +49,10 @@ class Called(unittest.TestCase):
 
     def test_wrong_calls_give_2(self):
         for arguments, why in ((["--nonsense"], "unknown option '--nonsense'"), (["--to"], "--to needs a value"),
-                               (["--port", "0"], "--port 0: not a port"), (["--port", "x"], "--port x: not a port")):
+                               (["--port", "0"], "--port 0: not a port"), (["--port", "x"], "--port x: not a port"),
+                               (["--peer", "a:0"], "--peer a:0: not a host and port"),
+                               (["--peer", "[::1"], "--peer [::1: not a host and port"),
+                               (["--serve", "--peer", "a"], "exclude each other")):
             result = self.run_tool(*arguments)
             self.assertEqual(result.returncode, 2)
             self.assertIn(why, result.stderr)
@@ -207,6 +216,106 @@ class Host(unittest.TestCase):
         report = doctor("--no-trial", prefix=["prlimit", "--memlock=65536:65536", "unshare", "-Ur"], WEIR_TRANSPORT="verbs")
         self.assertIn("user namespace", report.text("container"))
         self.assertEqual(report.level("memlock"), "fail")
+
+
+class Peers(unittest.TestCase):
+    """Two doctors on this host."""
+
+    def meet(self, serve_variables=None, peer_variables=None, **both):
+        both = {"WEIR_TIMEOUT": "20s", "WEIR_INTERFACE": "127.0.0.1", **both}
+        return shared.meeting(TOOL, "127.0.0.1", free_port(), {**both, **(serve_variables or {})},
+                              {**both, **(peer_variables or {})})
+
+    def expect_measured(self, reports):
+        for report in reports:
+            self.assertEqual(report.status, 0, report.findings)
+            for check in ("version", "connect", "latency", "write", "time"):
+                self.assertIn(report.level(check), ("ok", "note"), report.findings)
+            self.assertGreater(report.all["latency_us"], 0)
+            self.assertLess(abs(report.all["clock_offset_us"]), 1e6)
+        serve, came = reports
+        self.assertEqual(serve.all["latency_us"], came.all["latency_us"])
+        self.assertEqual(serve.all["to_peer_gb_s"], came.all["from_peer_gb_s"])
+        self.assertEqual(serve.all["from_peer_gb_s"], came.all["to_peer_gb_s"])
+
+    def test_over_shared_memory(self):
+        reports = self.meet(WEIR_TRANSPORT="shm")
+        self.expect_measured(reports)
+        self.assertIn("shm by", reports[1].text("connect"))
+        self.assertIn("WEIR_INTRANODE=off", reports[1].text("connect"))
+
+    def test_over_ucx(self):
+        reports = self.meet(WEIR_TRANSPORT="ucx", WEIR_INTRANODE="off", UCX_TLS="tcp,self")
+        self.expect_measured(reports)
+        self.assertRegex(reports[1].text("connect"), "here ucx by tcp/.*; there ucx by tcp/")
+
+    def test_transports_that_differ(self):
+        serve, came = self.meet({"WEIR_TRANSPORT": "shm"}, {"WEIR_TRANSPORT": "ucx"}, WEIR_INTRANODE="shm")
+        self.assertEqual((serve.level("version"), came.level("version")), ("warn", "warn"))
+        self.assertIn("WEIR_TRANSPORT is ucx here and shm there", came.text("version"))
+
+    def test_versions_that_differ(self):
+        serve, came = self.meet({"LD_PRELOAD": OTHER_VERSION, "ASAN_OPTIONS": "verify_asan_link_order=0"})
+        for report in (serve, came):
+            self.assertEqual(report.status, 1)
+            self.assertEqual(report.level("version"), "fail")
+            self.assertRegex(report.text("version"), r"libweir is \d+\.\S+ on .* and \d+\.\S+ on .*; install the same version")
+            self.assertIn("99.0.0", report.text("version"))
+            self.assertFalse(report.of("connect"))
+
+    def test_a_transport_that_only_the_peer_lacks(self):
+        serve, came = self.meet({"UCX_TLS": "nonsense"}, WEIR_TRANSPORT="ucx", WEIR_INTRANODE="off")
+        self.assertEqual((serve.status, came.status), (1, 1))
+        self.assertRegex(serve.text("transport"), "^here: UCX")
+        self.assertRegex(came.text("transport"), f"^{re.escape(socket.gethostname())}: UCX")
+        self.assertNotIn("here:", came.text("transport"))
+
+    def test_nobody_serves(self):
+        port = free_port()
+        report = doctor("--no-trial", "--peer", f"127.0.0.1:{port}")
+        self.assertEqual(report.fails(), ["port"])
+        self.assertIn(f"refuses port {port}", report.text("port"))
+        self.assertIn(f"weir doctor --serve --port {port}", report.text("port"))
+
+    def test_name_that_is_none(self):
+        report = doctor("--no-trial", "--peer", "no-such-host.invalid:1234")
+        self.assertEqual(report.fails(), ["route"])
+        self.assertFalse([finding for finding in report.findings if finding["area"] == "peer"])
+
+    def test_something_else_listens(self):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            def answer():
+                while True:
+                    try:
+                        connection, _ = server.accept()
+                        connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" * 4)
+                        connection.close()
+                    except OSError:
+                        return
+            threading.Thread(target=answer, daemon=True).start()
+            report = doctor("--no-trial", "--peer", f"127.0.0.1:{server.getsockname()[1]}", WEIR_TIMEOUT="3s")
+            server.shutdown(socket.SHUT_RDWR)
+        self.assertEqual(report.fails(), ["meeting"])
+
+    def test_another_job_is_there(self):
+        port = free_port()
+        job = subprocess.Popen([TOOL, "doctor", "--serve", "--no-trial", "--port", str(port)], stdout=subprocess.PIPE,
+                               env=shared.environment(WEIR_JOB_ID="one", WEIR_INTERFACE="127.0.0.1"))
+        try:
+            report = doctor("--no-trial", "--peer", f"127.0.0.1:{port}", WEIR_JOB_ID="two", WEIR_TIMEOUT="5s")
+        finally:
+            job.kill()
+            job.communicate()
+        self.assertEqual(report.fails(), ["meeting"])
+        self.assertIn("WEIR_JOB_ID", report.text("meeting"))
+
+    @unittest.skipUnless(namespaces_work() and os.path.exists("/usr/sbin/nft"), "needs root, namespaces and nft")
+    def test_firewall_in_between(self):
+        setup = (NETWORK + "; nft 'add table inet f; add chain inet f in { type filter hook input priority 0; }; add rule inet f "
+                 "in ip daddr 10.78.0.1 tcp dport 29400 drop'")
+        report = in_namespace(setup, "--no-trial", "--peer", "10.78.0.1")
+        self.assertEqual(report.fails(), ["port"])
+        self.assertIn("does not answer on port 29400 within 5 s", report.text("port"))
 
 
 class Adapters(unittest.TestCase):

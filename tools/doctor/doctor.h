@@ -47,7 +47,9 @@ struct doctor {
     const char *root; /* where /sys, /proc and /dev are looked up, "" for this machine's own */
     const char *to;   /* the peer that matters, by name or number; NULL: any */
     char to_numeric[DOCTOR_NUMERIC]; /* its address, "" when there is none */
+    struct sockaddr_storage to_ip;
     int port;         /* the store's */
+    bool visits;      /* the peer serves that port, not this side */
     bool trials;      /* try transports for real */
 
     char transport[8]; /* WEIR_TRANSPORT */
@@ -55,6 +57,9 @@ struct doctor {
     enum doctor_container container;
     bool user_namespace; /* root here is not root of the host */
     struct doctor_local local;
+
+    double latency_us, to_gb_s, from_gb_s; /* measured with a peer; 0: not so */
+    double clock_offset_us;                /* by how much the peer's time of day is ahead */
 
     const char *area, *check; /* what is being looked at */
     size_t count;
@@ -116,6 +121,9 @@ void check_memlock(struct doctor *doctor); /* limits.c */
 void check_files(struct doctor *doctor);
 void check_huge_pages(struct doctor *doctor);
 
+/* Errno of a connection to a TCP port, at most `bound_ms` long; 0: it came about, and was closed again (net.c). */
+int doctor_try_connect(const struct sockaddr_storage *ip, int port, int bound_ms);
+
 void check_interface(struct doctor *doctor); /* net.c */
 void check_route(struct doctor *doctor);
 void check_store_port(struct doctor *doctor);
@@ -132,6 +140,12 @@ void check_traffic(struct doctor *doctor); /* traffic.c */
 void check_shm(struct doctor *doctor); /* transports.c */
 void check_verbs(struct doctor *doctor);
 void check_ucx(struct doctor *doctor);
+
+/*
+ * Meets another doctor: serves the store's port until one comes, or goes to `to`; then both connect and measure (peer.c).
+ * Unless `quiet`, findings are printed as they come.
+ */
+void doctor_meet_peer(struct doctor *doctor, bool serve, bool quiet, const char **area);
 
 /*
  * The whole of a process that tries one transport (the one of its environment) with itself and tells on standard output;

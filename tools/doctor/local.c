@@ -186,8 +186,10 @@ void doctor_find_local(struct doctor *doctor)
     }
     doctor_variable("WEIR_INTERFACE", wanted, sizeof(wanted));
     bool named = doctor->to && resolve(doctor->to, &to, local->why, sizeof(local->why));
-    if (named)
+    if (named) {
         doctor_address_text((struct sockaddr *)&to, doctor->to_numeric);
+        doctor->to_ip = to;
+    }
     if (wanted[0])
         find_named(local, entries, wanted);
     else if (named)

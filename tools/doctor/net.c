@@ -48,6 +48,11 @@ static int nonblocking_socket(int family)
     return socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 }
 
+static socklen_t length_of(const struct sockaddr_storage *address)
+{
+    return address->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+}
+
 static void set_port(struct sockaddr_storage *address, int port)
 {
     in_port_t number = htons((uint16_t)port);
@@ -57,19 +62,20 @@ static void set_port(struct sockaddr_storage *address, int port)
         ((struct sockaddr_in6 *)address)->sin6_port = number;
 }
 
-/* Errno of a connection within 2 s, 0: it came about. */
-static int try_connect(const struct sockaddr_storage *address, socklen_t len)
+int doctor_try_connect(const struct sockaddr_storage *ip, int port, int bound_ms)
 {
-    int error = 0, fd = nonblocking_socket(address->ss_family);
+    struct sockaddr_storage address = *ip;
+    int error = 0, fd = nonblocking_socket(address.ss_family);
     socklen_t error_len = sizeof(error);
     struct pollfd writable = {.fd = fd, .events = POLLOUT};
     if (fd < 0)
         return errno;
-    if (connect(fd, (const struct sockaddr *)address, len) != 0)
+    set_port(&address, port);
+    if (connect(fd, (struct sockaddr *)&address, length_of(&address)) != 0)
         error = errno;
     if (error == EINPROGRESS) {
         error = ETIMEDOUT;
-        if (poll(&writable, 1, 2000) > 0)
+        if (poll(&writable, 1, bound_ms) > 0)
             (void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &error_len);
     }
     close(fd);
@@ -83,15 +89,14 @@ static int try_connect(const struct sockaddr_storage *address, socklen_t len)
 void check_store_port(struct doctor *doctor)
 {
     struct sockaddr_storage address = doctor->local.ip;
-    socklen_t len = address.ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
     int on = 1, port = doctor->port;
     const char *ip = doctor->local.text;
-    if (!ip[0])
+    if (!ip[0] || doctor->visits)
         return;
     set_port(&address, port);
     int listener = nonblocking_socket(address.ss_family);
     (void)setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (bind(listener, (struct sockaddr *)&address, len) != 0 || listen(listener, 4) != 0) {
+    if (bind(listener, (struct sockaddr *)&address, length_of(&address)) != 0 || listen(listener, 4) != 0) {
         if (errno == EADDRINUSE)
             doctor_say(doctor, DOCTOR_NOTE, "port %d is in use, by a job's rank 0 or another program: a second job here "
                                             "needs another one -> WEIR_MASTER_PORT=...", port);
@@ -99,7 +104,7 @@ void check_store_port(struct doctor *doctor)
             doctor_say(doctor, DOCTOR_FAIL, "port %d of %s cannot be served: %s -> WEIR_MASTER_PORT=... of 1024 or more",
                        port, ip, strerror(errno));
     } else {
-        int error = try_connect(&address, len);
+        int error = doctor_try_connect(&address, port, 2000);
         if (error == 0)
             doctor_say(doctor, DOCTOR_OK, "port %d of %s can be served and connected to", port, ip);
         else

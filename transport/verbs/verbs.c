@@ -239,6 +239,7 @@ const struct wi_transport_ops wi_verbs_ops = {
     .ep_connect = wi_verbs_ep_connect,
     .ep_reset = wi_verbs_ep_reset,
     .ep_query = wi_verbs_ep_query,
+    .ep_path = wi_verbs_ep_path,
     .ep_close = wi_verbs_ep_close,
     .put = wi_verbs_put,
     .get = wi_verbs_get,

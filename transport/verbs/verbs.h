@@ -230,6 +230,7 @@ weir_status wi_verbs_ep_connect(struct weir_ep *ep);
 weir_status wi_verbs_ep_reset(struct weir_ep *ep);
 void wi_verbs_ep_query(const struct weir_ep *ep, weir_ep_attr *attr);
 void wi_verbs_ep_close(struct weir_ep *ep);
+void wi_verbs_ep_path(const struct weir_ep *ep, char *text, size_t size); /* path.c */
 
 /* Ends a failed endpoint's connection and its outstanding operations. Call wi_ep_fail() before. */
 void wi_verbs_ep_abandon(struct verbs_ep *ep);
