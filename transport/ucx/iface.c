@@ -25,7 +25,9 @@ static struct wi_ucx_iface *ucx_iface(struct wi_iface *iface)
 static weir_status make_context(ucp_context_h *context)
 {
     ucp_config_t *config;
-    weir_status status = wi_ucx_settings(&config);
+    weir_status status = wi_ucx_room(WI_UCX_CONTEXT_ROOM, "a context");
+    if (status == WEIR_OK)
+        status = wi_ucx_settings(&config);
     if (status != WEIR_OK)
         return status;
     ucp_params_t params = {

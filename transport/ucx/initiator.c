@@ -47,10 +47,13 @@ static weir_status connect_to(struct wi_ucx_ep *ep, const struct sockaddr_storag
     };
     char text[80];
     wi_debug("UCX: connecting to %s", wi_ucx_sockaddr_text(target, text, sizeof(text)));
-    /* Another token: what still comes from an earlier attempt is for nobody. */
-    weir_status renewed = wi_ucx_link_rename(&ep->link);
-    if (renewed != WEIR_OK)
-        return renewed;
+    weir_status ours = wi_ucx_room(WI_UCX_CONNECTION_ROOM, "a connection");
+    if (ours == WEIR_OK) /* another token: what still comes from an earlier attempt is for nobody */
+        ours = wi_ucx_link_rename(&ep->link);
+    if (ours != WEIR_OK) {
+        ep->link.cause = UCS_ERR_NO_MEMORY;
+        return ours;
+    }
     ep->link.status = WEIR_OK;
     ep->target_refused = false;
     ep->attempt_ns = wi_now_ns();
@@ -70,22 +73,24 @@ static uint64_t doubled(uint64_t ns, unsigned rounds)
 
 /*
  * Goes on with the next address; after the last one, where some may answer yet, with the first one after a pause.
- * WEIR_ERR_PEER_UNREACHABLE: each of them has been refused, or the time is over.
+ * WEIR_ERR_PEER_UNREACHABLE: each of them has been refused, or the time is over. Or why we cannot connect.
  */
 static weir_status connect_next(struct wi_ucx_ep *ep)
 {
+    weir_status status = WEIR_ERR_PEER_UNREACHABLE;
     for (;;) {
         if (ep->target == ep->target_count) {
             uint64_t now_ns = wi_now_ns();
             if (!ep->target_undecided || now_ns - ep->begin_ns > wi_config()->timeout_ns)
-                return WEIR_ERR_PEER_UNREACHABLE;
+                return status;
             ep->target_undecided = false;
             ep->target = 0;
             ep->again_ns = now_ns + doubled(PAUSE_NS, ep->rounds++);
             ep->link.iface->clocks = true;
             return WEIR_OK;
         }
-        if (connect_to(ep, &ep->targets[ep->target++]) == WEIR_OK)
+        status = connect_to(ep, &ep->targets[ep->target++]);
+        if (status == WEIR_OK)
             return WEIR_OK;
         wi_ucx_link_close(&ep->link);
     }

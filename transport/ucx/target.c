@@ -31,11 +31,12 @@ void wi_ucx_conn_request(ucp_conn_request_h request, void *arg)
 
 static weir_status conn_create(struct wi_ucx_iface *iface, ucp_conn_request_h request)
 {
-    struct wi_ucx_conn *conn = calloc(1, sizeof(*conn));
+    weir_status room = wi_ucx_room(WI_UCX_CONNECTION_ROOM, "a connection");
+    struct wi_ucx_conn *conn = room == WEIR_OK ? calloc(1, sizeof(*conn)) : NULL;
     if (!conn || wi_ucx_link_init(&conn->link, iface, false) != WEIR_OK) {
         ucp_listener_reject(iface->listener, request);
         free(conn);
-        return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for a connection");
+        return room != WEIR_OK ? room : wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for a connection");
     }
     conn->accepted_ns = wi_now_ns();
     iface->clocks = true;

@@ -16,14 +16,16 @@
 #include <sys/socket.h>
 #include <ucp/api/ucp.h>
 
-#define WI_UCX_SLOTS         8192u /* operations under way on one interface */
-#define WI_UCX_SLOTS_RESERVE 64u   /* of which this many are left for acknowledgements */
-#define WI_UCX_WINDOW        64u   /* control messages a peer may have untaken at the target */
-#define WI_UCX_QUESTIONS     64u   /* gets and fetch_adds of one endpoint that are not answered */
-#define WI_UCX_PIECES        16u   /* of one endpoint's puts or gets with UCX */
-#define WI_UCX_TCP_PIECE     (256u << 10)
-#define WI_UCX_OTHER_PIECE   7900u /* fits the packets of all others */
-#define WI_UCX_TARGETS       16u   /* addresses of one peer */
+#define WI_UCX_SLOTS           8192u /* operations under way on one interface */
+#define WI_UCX_SLOTS_RESERVE   64u   /* of which this many are left for acknowledgements */
+#define WI_UCX_WINDOW          64u   /* control messages a peer may have untaken at the target */
+#define WI_UCX_QUESTIONS       64u   /* gets and fetch_adds of one endpoint that are not answered */
+#define WI_UCX_PIECES          16u   /* of one endpoint's puts or gets with UCX */
+#define WI_UCX_TCP_PIECE       (256u << 10)
+#define WI_UCX_OTHER_PIECE     7900u       /* fits the packets of all others */
+#define WI_UCX_TARGETS         16u         /* addresses of one peer */
+#define WI_UCX_CONTEXT_ROOM    (32u << 20) /* address space that a context may take */
+#define WI_UCX_CONNECTION_ROOM (16u << 20) /* and a connection, most of it the first one */
 
 /* A list with a sentinel. */
 struct wi_ucx_list {
@@ -223,6 +225,9 @@ void wi_ucx_settings_done(void);                                 /* the context 
 weir_status wi_ucx_error(ucs_status_t status, const char *what); /* with UCX's own last words */
 weir_status wi_ucx_status(ucs_status_t status);
 bool wi_ucx_protocols_known(void); /* do we know how this UCX picks lanes? */
+
+/* WEIR_ERR_LIMIT: a limit on address space leaves less than that for `what` (room.c). */
+weir_status wi_ucx_room(uint64_t bytes, const char *what);
 
 /* Ends connections that the listener has accepted and UCX has not told us of; at most 10 ms (drain.c). */
 void wi_ucx_drain(struct wi_ucx_iface *iface);
