@@ -2,7 +2,8 @@
 """Random fault schedules: traffic between ranks (traffic.c) on a network that loses, delays, reorders and doubles packets
 or goes away, with ranks that die, stop, or run out of descriptors or memory.
 
-  faults.py --traffic PROGRAM --wire PROGRAM [--seeds 100] [--first 1] [--jobs 4] [--where namespaces|wire] [--replay SEED]
+  faults.py --traffic PROGRAM --wire PROGRAM [--seeds 100] [--first 1] [--only SEED...] [--jobs 4]
+            [--where namespaces|wire] [--faults FAULT...] [--replay SEED]
 
 A schedule follows from its seed. Under a mild one (nothing that a network does not do by itself) the traffic must
 succeed. Under a severe one each rank ends in success or in one clear error within the bound. Under both, data that is
@@ -319,7 +320,9 @@ class Campaign:
     def __init__(self, options):
         self.options, self.lock = options, threading.Lock()
         self.where = Namespaces if options.where == "namespaces" else Wire
-        self.seeds = iter([options.replay] if options.replay else range(options.first, options.first + options.seeds))
+        self.seeds = iter(options.only or range(options.first, options.first + options.seeds))
+        if options.replay:
+            self.seeds = iter([options.replay])
         self.done = self.mild = self.errors = 0
         self.failed, self.late_s = [], 0.0
 
@@ -392,6 +395,7 @@ def main():
     parser.add_argument("--wire", help="the program that joins two namespaces")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--only", type=int, nargs="+", help="these seeds")
     parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--where", choices=["namespaces", "wire"], default="namespaces")
     parser.add_argument("--faults", nargs="+", choices=FAULTS + Wire.more_faults, help="severe ones to choose from")
