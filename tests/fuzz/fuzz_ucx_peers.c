@@ -200,6 +200,11 @@ weir_status wi_ucx_status(ucs_status_t status)
     return status == UCS_OK ? WEIR_OK : status == UCS_ERR_CANCELED ? WEIR_ERR_CANCELED : WEIR_ERR_PEER_GONE;
 }
 
+void wi_ucx_silence_bound(struct wi_ucx_iface *iface)
+{
+    (void)iface; /* there are no sockets */
+}
+
 bool wi_ucx_protocols_known(void)
 {
     return true;

@@ -58,7 +58,12 @@ static weir_status make_worker(struct wi_ucx_iface *iface)
         .field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
         .thread_mode = UCS_THREAD_MODE_SERIALIZED,
     };
+    struct wi_ucx_ports before;
+    wi_ucx_silence_listeners(&before, NULL);
     ucs_status_t status = ucp_worker_create(iface->context, &params, &iface->worker);
+    wi_ucx_silence_listeners(&iface->ports, &before);
+    if (before.count == WI_UCX_PORTS)
+        iface->ports.count = 0; /* too many to tell which are new */
     if (status != UCS_OK) {
         iface->worker = NULL;
         return wi_ucx_error(status, "cannot make a worker");
@@ -227,7 +232,7 @@ static void watch_links(struct wi_ucx_iface *iface)
     if (now_ns - iface->watch_ns < WATCH_NS)
         return;
     iface->watch_ns = now_ns;
-    iface->clocks = false;
+    iface->clocks = wi_ucx_silence_watch(iface, now_ns);
     for (struct wi_ucx_list *node = iface->links.next; node != &iface->links; node = node->next) {
         struct wi_ucx_link *link = WI_UCX_CONTAINER(node, struct wi_ucx_link, node);
         iface->clocks |= link->initiator ? wi_ucx_ep_watch(WI_UCX_CONTAINER(link, struct wi_ucx_ep, link), now_ns)

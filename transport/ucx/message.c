@@ -116,6 +116,7 @@ static void greet(struct wi_ucx_conn *conn, const struct wi_ucx_hello *hello)
     if (conn->wanted && hello->again > 0)
         end_earlier(iface, hello);
     conn->greeted = conn->welcome_due = true;
+    wi_ucx_silence_bound(iface);
     conn->piece = wi_ucx_lanes_piece(conn->link.ucp);
     conn->peer_id = hello->id;
     conn->peer_instance = hello->from;
@@ -164,6 +165,7 @@ static ucs_status_t on_welcome(void *arg, const void *header, size_t header_len,
     ep->link.peer_token = welcome.own_token;
     ep->base.peer_id = welcome.id;
     wi_ucx_lanes_check(ep);
+    wi_ucx_silence_bound(ep->link.iface);
     __atomic_store_n(&ep->base.ready, true, __ATOMIC_RELEASE);
     return UCS_OK;
 }

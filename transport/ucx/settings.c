@@ -96,6 +96,22 @@ static void set_connecting(ucp_config_t *config, uint64_t timeout_ns)
     set(config, "TCP_", "TX_MAX_BUFS", "-1");
 }
 
+static uint64_t whole_seconds(uint64_t ns, uint64_t max_s)
+{
+    uint64_t seconds = ns / WI_NS_PER_S;
+    return (seconds < 1 ? 1 : seconds > max_s ? max_s : seconds) * WI_NS_PER_S;
+}
+
+uint64_t wi_ucx_probe_idle_ns(void)
+{
+    return whole_seconds(wi_config()->timeout_ns / 4, 60);
+}
+
+uint64_t wi_ucx_probe_pause_ns(void)
+{
+    return whole_seconds(wi_config()->timeout_ns / 8, 20);
+}
+
 weir_status wi_ucx_settings(ucp_config_t **config)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -106,11 +122,12 @@ weir_status wi_ucx_settings(ucp_config_t **config)
     if (status != UCS_OK)
         return wi_ucx_error(status, "cannot read the UCX_* variables");
 
-    /* A cut-off peer is noticed within WEIR_TIMEOUT: by UCX's own probes, and by the kernel's on idle connections. */
+    /* A cut-off peer is noticed within WEIR_TIMEOUT: by UCX's own probes, and by the kernel's on idle connections; with
+     * an eighth of it until one is sent and three quarters without an answer (silence.c). */
     uint64_t timeout_ns = wi_config()->timeout_ns;
-    set_time(*config, "", "KEEPALIVE_INTERVAL", timeout_ns / 4, 100 * WI_NS_PER_MS, 20 * WI_NS_PER_S);
-    set_time(*config, "TCP_", "KEEPIDLE", timeout_ns / 2, WI_NS_PER_S, 60 * WI_NS_PER_S);
-    set_time(*config, "TCP_", "KEEPINTVL", timeout_ns / 8, WI_NS_PER_S, 20 * WI_NS_PER_S);
+    set_time(*config, "", "KEEPALIVE_INTERVAL", timeout_ns / 8, 100 * WI_NS_PER_MS, 20 * WI_NS_PER_S);
+    set_time(*config, "TCP_", "KEEPIDLE", wi_ucx_probe_idle_ns(), WI_NS_PER_S, 60 * WI_NS_PER_S);
+    set_time(*config, "TCP_", "KEEPINTVL", wi_ucx_probe_pause_ns(), WI_NS_PER_S, 20 * WI_NS_PER_S);
     set_connecting(*config, timeout_ns);
     /* Which lanes its newer protocols take cannot be found out, and the order of signals depends on it. */
     set(*config, "", "PROTO_ENABLE", "n");

@@ -172,6 +172,14 @@ struct wi_ucx_table {
     uint32_t size, next;
 };
 
+#define WI_UCX_PORTS 32u
+
+/* TCP ports that are listened on. */
+struct wi_ucx_ports {
+    unsigned count;
+    uint16_t port[WI_UCX_PORTS];
+};
+
 struct wi_ucx_iface {
     struct wi_iface base;
     ucp_context_h context;
@@ -192,6 +200,9 @@ struct wi_ucx_iface {
     bool closing; /* no connection is accepted any more */
     bool clocks;  /* some link may have a clock running: connecting, not greeted, ended with operations under way */
     uint64_t watch_ns;
+    struct wi_ucx_ports ports;
+    unsigned silence_looks; /* at the process's connections that are still to be taken, see silence.c */
+    uint64_t silence_ns;    /* when the last one was taken */
 
     struct wi_ucx_slot *slots;
     struct wi_ucx_list *slot_free;
@@ -231,6 +242,15 @@ weir_status wi_ucx_room(uint64_t bytes, const char *what);
 
 /* Ends connections that the listener has accepted and UCX has not told us of; at most 10 ms (drain.c). */
 void wi_ucx_drain(struct wi_ucx_iface *iface);
+
+/* How long a connection is idle before the kernel probes it, and the pause between two probes: whole seconds. */
+uint64_t wi_ucx_probe_idle_ns(void);
+uint64_t wi_ucx_probe_pause_ns(void);
+
+/* ---- silence.c ---- */
+void wi_ucx_silence_listeners(struct wi_ucx_ports *ports, const struct wi_ucx_ports *without); /* of this process */
+void wi_ucx_silence_bound(struct wi_ucx_iface *iface); /* a connection was made: bound how long it may be silent */
+bool wi_ucx_silence_watch(struct wi_ucx_iface *iface, uint64_t now_ns); /* false: nothing is to be done any more */
 
 /* ---- address.c ---- */
 weir_status wi_ucx_address_write(const struct wi_ucx_iface *iface, unsigned char *buf, size_t *len);
