@@ -43,7 +43,9 @@ struct weir_ctx {
     int wake_fd;               /* eventfd: another thread wakes the one that sleeps on epoll */
     int sleep_max_ms;          /* bound of one sleep; the tests of waking raise it */
     bool armed;
-    bool asleep;               /* a thread sleeps on epoll */
+    uint32_t watched;          /* descriptors of the user's in epoll_fd */
+    bool asleep;               /* a thread sleeps on epoll, or as the only interface does it by itself */
+    bool on_memory;            /* the latter */
     bool woken;                /* it was told to wake */
     bool stirred;              /* something was handled that others may wait for: they are to look again */
     uint64_t arming;           /* number of the latest arming */

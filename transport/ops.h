@@ -172,6 +172,12 @@ struct wi_transport_ops {
     weir_status (*arm)(struct wi_iface *iface);
     /* After the sleep: clears what was readable. */
     void (*disarm)(struct wi_iface *iface);
+
+    /* Where a context has nothing else to watch: sleeps at most `timeout_ms` on memory instead of the descriptor, which
+     * costs less. Between arm() and disarm(); the only op without the context's lock. rouse() ends it from another
+     * thread. NULL: there is no such way. */
+    void (*sleep)(struct wi_iface *iface, int timeout_ms);
+    void (*rouse)(struct wi_iface *iface);
 };
 
 extern const struct wi_transport_ops wi_shm_ops;

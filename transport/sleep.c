@@ -89,12 +89,22 @@ void wi_sleep_fini(struct weir_ctx *ctx)
 
 weir_status weir_ctx_watch(weir_ctx *ctx, int fd)
 {
-    return watch(ctx, fd);
+    wi_ctx_lock(ctx);
+    weir_status status = watch(ctx, fd);
+    if (status == WEIR_OK) {
+        ctx->watched++;
+        ctx->stirred = true; /* who sleeps on memory does not see the descriptor */
+    }
+    wi_ctx_unlock(ctx);
+    return status;
 }
 
 void weir_ctx_unwatch(weir_ctx *ctx, int fd)
 {
-    epoll_ctl(ctx->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+    wi_ctx_lock(ctx);
+    if (epoll_ctl(ctx->epoll_fd, EPOLL_CTL_DEL, fd, NULL) == 0 && ctx->watched > 0)
+        ctx->watched--;
+    wi_ctx_unlock(ctx);
 }
 
 /* ---- Arming ---- */
@@ -150,7 +160,9 @@ void wi_ctx_rouse(struct weir_ctx *ctx)
     } else if (!ctx->woken) {
         uint64_t one = 1;
         ctx->woken = true;
-        if (write(ctx->wake_fd, &one, sizeof(one)) < 0) {
+        if (ctx->on_memory) {
+            ctx->iface[0]->ops->rouse(ctx->iface[0]);
+        } else if (write(ctx->wake_fd, &one, sizeof(one)) < 0) {
             /* Full means that it will wake anyway. */
         }
     }
@@ -185,19 +197,25 @@ void weir_ctx_attend(void *ctx)
 
 /* ---- Sleeping ---- */
 
-/* Sleeps on epoll, without the lock. */
+/* Sleeps without the lock, until something has come or another thread rouses us. */
 static void sleep_here(struct weir_ctx *ctx, int timeout_ms)
 {
+    struct wi_iface *first = ctx->iface[0];
     struct epoll_event events[8];
+    uint64_t count;
     int bound_ms = timeout_ms >= 0 && timeout_ms < ctx->sleep_max_ms ? timeout_ms : ctx->sleep_max_ms;
+    bool on_memory = ctx->iface_count == 1 && ctx->watched == 0 && first->ops->sleep;
     ctx->sleeps++;
     ctx->asleep = true;
+    ctx->on_memory = on_memory;
     wi_ctx_unlock(ctx);
-    epoll_wait(ctx->epoll_fd, events, sizeof(events) / sizeof(events[0]), bound_ms);
+    if (on_memory)
+        first->ops->sleep(first, bound_ms);
+    else
+        epoll_wait(ctx->epoll_fd, events, sizeof(events) / sizeof(events[0]), bound_ms);
     wi_ctx_lock(ctx);
     ctx->asleep = ctx->woken = false;
-    uint64_t count;
-    if (ctx->multi && read(ctx->wake_fd, &count, sizeof(count)) < 0) {
+    if (ctx->multi && !on_memory && read(ctx->wake_fd, &count, sizeof(count)) < 0) {
         /* Nobody woke us through it. */
     }
     disarm(ctx);
@@ -205,7 +223,7 @@ static void sleep_here(struct weir_ctx *ctx, int timeout_ms)
         pthread_cond_broadcast(&ctx->roused);
 }
 
-/* Another thread sleeps on epoll under the same arming: whatever wakes it wakes us. */
+/* Another thread sleeps under the same arming: whatever wakes it wakes us. */
 static void sleep_beside(struct weir_ctx *ctx, int timeout_ms)
 {
     uint64_t bound_ms = timeout_ms >= 0 && timeout_ms < ctx->sleep_max_ms ? (uint64_t)timeout_ms : SLEEP_MAX_MS;

@@ -1,4 +1,5 @@
 /* Shared memory between processes of one host: life, progress and sleeping of an interface. */
+#include "core/clock.h"
 #include "core/config.h"
 #include "core/error.h"
 #include "core/log.h"
@@ -6,12 +7,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { TURNS_BETWEEN_CHECKS = 16 };
@@ -148,26 +151,50 @@ static int event_fd(struct wi_iface *iface)
 }
 
 /*
- * We set the flag, then look; peers write (signal or doorbell), then look at the flag: with both sides sequentially
- * consistent at least one sees the other, so no wake-up is lost. The front looks at signals after this.
+ * We say that we sleep, then look; peers write (signal or doorbell), then look whether we sleep. Both do so with a
+ * sequentially consistent write, and a sequentially consistent read or a fence after it, so at least one sees the
+ * other, on processors that reorder as well (on aarch64 stlr or ldaddal before ldar). The caller looks at signals after
+ * this.
  */
 static weir_status arm(struct wi_iface *iface)
 {
     struct shm_iface *shm = (struct shm_iface *)iface;
     struct shm_header *header = shm->own.header;
-    __atomic_store_n(&header->sleeping, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&header->sleeping, SHM_ON_PIPE, __ATOMIC_SEQ_CST);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return __atomic_load_n(&header->doorbell, __ATOMIC_ACQUIRE) == shm->doorbell_seen ? WEIR_OK : WEIR_ERR_AGAIN;
+}
+
+/*
+ * Whoever has taken the word since arm() has written to the pipe, which we do not look at: then there is no sleep. From
+ * the exchange on the word is taken as SHM_ON_WORD, and the kernel compares it once more before it lets us sleep.
+ */
+static void sleep_on_word(struct wi_iface *iface, int timeout_ms)
+{
+    struct shm_iface *shm = (struct shm_iface *)iface;
+    uint32_t *sleeping = &shm->own.header->sleeping, armed = SHM_ON_PIPE;
+    struct timespec bound = {.tv_sec = timeout_ms / 1000, .tv_nsec = timeout_ms % 1000 * (long)WI_NS_PER_MS};
+    if (!__atomic_compare_exchange_n(sleeping, &armed, SHM_ON_WORD, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+        return;
+    shm->slept_on_word = true;
+    syscall(SYS_futex, sleeping, FUTEX_WAIT, SHM_ON_WORD, &bound, NULL, 0);
+}
+
+static void rouse(struct wi_iface *iface)
+{
+    struct shm_iface *shm = (struct shm_iface *)iface;
+    wi_shm_wake(&shm->own.header->sleeping, shm->wake_write_fd);
 }
 
 static void disarm(struct wi_iface *iface)
 {
     struct shm_iface *shm = (struct shm_iface *)iface;
     char bytes[64];
-    __atomic_store_n(&shm->own.header->sleeping, 0, __ATOMIC_RELEASE);
-    /* A peer that took the flag may write its byte only now: that ends the next sleep early, no more. */
-    while (read(shm->wake_read_fd, bytes, sizeof(bytes)) == (ssize_t)sizeof(bytes))
+    __atomic_store_n(&shm->own.header->sleeping, SHM_AWAKE, __ATOMIC_RELEASE);
+    /* A peer that took the word may write its byte only now: that ends the next sleep early, no more. */
+    while (!shm->slept_on_word && read(shm->wake_read_fd, bytes, sizeof(bytes)) == (ssize_t)sizeof(bytes))
         ;
+    shm->slept_on_word = false;
     shm->check_now = true;
 }
 
@@ -201,4 +228,6 @@ const struct wi_transport_ops wi_shm_ops = {
     .event_fd = event_fd,
     .arm = arm,
     .disarm = disarm,
+    .sleep = sleep_on_word,
+    .rouse = rouse,
 };

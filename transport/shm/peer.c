@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,14 +117,21 @@ void wi_shm_peer_put(struct shm_iface *shm, struct shm_peer *peer)
     peer_free(shm, peer);
 }
 
+/* One wake-up a sleep: who takes the word makes it. A peer may have written anything there, which then wakes nobody. */
+void wi_shm_wake(uint32_t *sleeping, int wake_fd)
+{
+    uint32_t how = __atomic_exchange_n(sleeping, SHM_AWAKE, __ATOMIC_ACQ_REL);
+    if (how == SHM_ON_WORD)
+        syscall(SYS_futex, sleeping, FUTEX_WAKE, 1, NULL, NULL, 0);
+    else if (how == SHM_ON_PIPE && write(wake_fd, "", 1) < 0)
+        wi_debug("shm: waking a process: %s", strerror(errno));
+}
+
 void wi_shm_peer_wake(struct shm_peer *peer)
 {
     uint32_t *sleeping = &peer->segment.header->sleeping;
-    if (__builtin_expect(__atomic_load_n(sleeping, __ATOMIC_SEQ_CST) == 0, 1))
-        return;
-    /* One byte a sleep: who takes the flag writes. */
-    if (__atomic_exchange_n(sleeping, 0, __ATOMIC_ACQ_REL) != 0 && write(peer->wake_fd, "", 1) < 0)
-        wi_debug("waking process %d: %s", peer->name.pid, strerror(errno));
+    if (__builtin_expect(__atomic_load_n(sleeping, __ATOMIC_SEQ_CST) != SHM_AWAKE, 0))
+        wi_shm_wake(sleeping, peer->wake_fd);
 }
 
 void wi_shm_peer_notify(struct shm_peer *peer)

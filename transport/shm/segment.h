@@ -25,6 +25,13 @@ enum {
     SHM_RING_MAX = 1024,    /* endpoints of one interface that have sent messages or requests */
 };
 
+/* How the owner of a segment sleeps, which says how to wake it. */
+enum shm_sleep {
+    SHM_AWAKE = 0,
+    SHM_ON_PIPE, /* or about to: a byte into its pipe wakes it */
+    SHM_ON_WORD, /* on a futex, which is `sleeping` itself */
+};
+
 struct shm_header {
     uint64_t magic;
     uint64_t cookie; /* random: tells this segment from any that later has the same pid and descriptor */
@@ -34,7 +41,7 @@ struct shm_header {
     int32_t wake_fd; /* a pipe whose reading end the owner sleeps on */
     uint32_t reserved;
     uint64_t wake_inode;
-    _Alignas(64) uint32_t sleeping; /* set by the owner before it sleeps, taken by the peer that wakes it */
+    _Alignas(64) uint32_t sleeping; /* enum shm_sleep: set by the owner before it sleeps, taken by who wakes it */
     _Alignas(64) uint32_t doorbell; /* counts messages, requests, replies: a change means there is something to do */
     uint32_t announced;             /* counts channels that were announced */
     _Alignas(64) uint32_t closed;   /* the context was destroyed; its process may go on living */

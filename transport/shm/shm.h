@@ -107,6 +107,7 @@ struct shm_iface {
     struct shm_name name;
     int wake_read_fd, wake_write_fd;
     int epoll_fd; /* the pipe and the peers' pidfds; what the front sleeps on */
+    bool slept_on_word;
     uint64_t timeout_ns;
 
     uint32_t doorbell_seen, announced_seen;
@@ -142,6 +143,9 @@ void wi_shm_peer_notify(struct shm_peer *peer);
 
 /* Wakes it if it sleeps: to be called after a sequentially consistent write of what it waits for. */
 void wi_shm_peer_wake(struct shm_peer *peer);
+
+/* Takes the word that says how the owner of a segment sleeps, and wakes it. */
+void wi_shm_wake(uint32_t *sleeping, int wake_fd);
 
 /* Looks after all peers when a few ms have passed since the last time; fails endpoints. Returns how many. */
 unsigned wi_shm_check_peers(struct shm_iface *shm);
