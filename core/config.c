@@ -198,7 +198,7 @@ static size_t edit_distance(const char *a, const char *b)
 static bool is_known(const char *name)
 {
     for (size_t i = 0; i < VARIABLE_COUNT; i++)
-        if (strcmp(variables[i].name, name) == 0)
+        if (strcmp(variables[i].name, name) == 0 || (variables[i].fallback && strcmp(variables[i].fallback, name) == 0))
             return true;
     return false;
 }

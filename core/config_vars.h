@@ -32,12 +32,16 @@ WI_CONFIG_CHOICE(intranode, "WEIR_INTRANODE", NULL, "shm", "shm|off", "How peers
 WI_CONFIG_TEXT(numa, "WEIR_NUMA", NULL, "auto", "NUMA node of pools: auto (that of the RDMA device, else of the thread that needs memory), off, or a node's number.")
 WI_CONFIG_SIZE(pool_cache, "WEIR_POOL_CACHE", NULL, "512K", "0", "1G", "Free memory of each size that a thread keeps of a pool; larger objects always go through the pool.")
 WI_CONFIG_SIZE(pool_slab, "WEIR_POOL_SLAB", NULL, "32M", "2M", "64G", "Bytes a pool grows by; registered at once.")
+WI_CONFIG_INT(service_level, "WEIR_SL", NULL, "-1", -1, 15, "Service level of verbs connections; -1: what the subnet manager says (InfiniBand), or 0.")
 WI_CONFIG_DURATION(spin_ns, "WEIR_SPIN", NULL, "50us", "0us", "10s", "How long a wait polls before it sleeps.")
+WI_CONFIG_INT(traffic_class, "WEIR_TC", "WEIR_VERBS_TRAFFIC_CLASS", "-1", -1, 255, "Traffic class (RoCE: the packets' TOS byte) of verbs connections; -1: the system's.")
 WI_CONFIG_CHOICE(transport, "WEIR_TRANSPORT", NULL, "auto", "auto|verbs|ucx|shm", "Network backend; auto: verbs where an RDMA port is active, else ucx.")
+WI_CONFIG_DURATION(verbs_ack_timeout_ns, "WEIR_VERBS_ACK_TIMEOUT", NULL, "0us", "0us", "1h", "How long a packet waits for its answer until it is sent again, rounded up to 4.096 us times a power of two; 0: so that all tries take a quarter of WEIR_TIMEOUT, at most 0.3 s each.")
 WI_CONFIG_INT(verbs_depth, "WEIR_VERBS_DEPTH", NULL, "256", 16, 16384, "Operations that can be outstanding on one verbs endpoint.")
 WI_CONFIG_SIZE(verbs_inline, "WEIR_VERBS_INLINE", NULL, "220", "0", "1K", "Longest write sent inline; the device may allow less.")
 WI_CONFIG_INT(verbs_receives, "WEIR_VERBS_RECEIVES", NULL, "8192", 64, 65536, "Signals and messages that can be on their way to this process over verbs, from all peers together.")
-WI_CONFIG_INT(verbs_traffic_class, "WEIR_VERBS_TRAFFIC_CLASS", NULL, "-1", -1, 255, "Traffic class (RoCE: the packets' TOS byte) of verbs connections; -1: the system's.")
+WI_CONFIG_INT(verbs_retry, "WEIR_VERBS_RETRY", NULL, "6", 0, 7, "How often a packet without an answer is sent again before the connection ends; soft-RoCE takes 7 for without end.")
+WI_CONFIG_INT(verbs_rnr_retry, "WEIR_VERBS_RNR_RETRY", NULL, "7", 0, 7, "How often a signal or message is sent again to a target that has no receive for it; 7: without end.")
 
 /* Collectives */
 WI_CONFIG_SIZE(chunk, "WEIR_CHUNK", NULL, "256K", "4K", "1G", "Bytes of one pipeline step of a collective.")

@@ -17,9 +17,6 @@
 #include <sys/random.h>
 
 enum {
-    RETRY_COUNT = 6,       /* soft-RoCE takes 7 for "without end" */
-    RNR_RETRY_FOREVER = 7, /* credits keep receives from running out; should they do so all the same, it is no error */
-    RNR_TIMER = 12,        /* 0.64 ms until the next try then */
     LISTEN_BACKLOG = 1024,
     RESOLVE_MS = 2000,
     REJECTED_NO_LISTENER = 8, /* reasons of the InfiniBand CM */
@@ -37,39 +34,7 @@ struct event {
     unsigned char data[256];
 };
 
-/* ---- Queue pair ----------------------------------------------------------------------------------------------------
- */
-
-/* Time until a packet is sent again, as exponent: all tries together take at most a quarter of WEIR_TIMEOUT. */
-static uint8_t ack_timeout(void)
-{
-    uint64_t budget_ns = wi_config()->timeout_ns / 4 / (RETRY_COUNT + 1);
-    uint8_t exponent = 8;
-    while (exponent < 16 && (4096ull << (exponent + 1)) <= budget_ns)
-        exponent++;
-    return exponent;
-}
-
-/* Takes a queue pair from its birth to where it sends and receives, with the path that the connection manager found. */
-static weir_status bring_up(struct verbs_iface *iface, struct verbs_end *end, unsigned access)
-{
-    static const enum ibv_qp_state states[] = {IBV_QPS_INIT, IBV_QPS_RTR, IBV_QPS_RTS};
-    for (size_t i = 0; i < 3; i++) {
-        struct ibv_qp_attr attr = {.qp_state = states[i]};
-        int mask = 0, error = rdma_init_qp_attr(end->id, &attr, &mask) ? errno : 0;
-        if (states[i] == IBV_QPS_INIT)
-            attr.qp_access_flags = access;
-        attr.min_rnr_timer = RNR_TIMER;
-        attr.timeout = ack_timeout();
-        attr.retry_cnt = RETRY_COUNT;
-        attr.rnr_retry = RNR_RETRY_FOREVER;
-        if (!error)
-            error = ibv_modify_qp(end->qp, &attr, mask);
-        if (error)
-            return wi_error(WEIR_ERR_IO, "%s: a queue pair cannot be set up: %s", iface->base.device, strerror(error));
-    }
-    return WEIR_OK;
-}
+/* ---- End of a connection -------------------------------------------------------------------------------------------- */
 
 void wi_verbs_end(struct verbs_end *end)
 {
@@ -101,7 +66,7 @@ static void source_address(const struct verbs_iface *iface, int family, struct s
 /* The target's packets follow: the connection manager tells it the traffic class. */
 static void set_traffic_class(struct rdma_cm_id *id)
 {
-    int64_t traffic_class = wi_config()->verbs_traffic_class;
+    int64_t traffic_class = wi_config()->traffic_class;
     uint8_t tos = (uint8_t)traffic_class;
     if (traffic_class >= 0 && rdma_set_option(id, RDMA_OPTION_ID, RDMA_OPTION_ID_TOS, &tos, sizeof(tos)))
         wi_warn("verbs: traffic class %u cannot be set: %s", tos, strerror(errno));
@@ -183,8 +148,8 @@ static void request_connection(struct verbs_ep *ep)
         .private_data_len = sizeof(hello),
         .responder_resources = 0,
         .initiator_depth = iface->device.max_reads,
-        .retry_count = RETRY_COUNT,
-        .rnr_retry_count = RNR_RETRY_FOREVER,
+        .retry_count = (uint8_t)wi_config()->verbs_retry,
+        .rnr_retry_count = (uint8_t)wi_config()->verbs_rnr_retry,
         .srq = 1,
         .qp_num = ep->end.qp->qp_num,
     };
@@ -199,7 +164,7 @@ static void connected(struct verbs_ep *ep, const struct event *event)
         ep_failed(ep, WEIR_ERR_PROTOCOL, "its answer is not that of this peer");
         return;
     }
-    if (bring_up(ep->iface, &ep->end, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE) != WEIR_OK ||
+    if (wi_verbs_qp_up(ep->iface, &ep->end, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE, ep->base.peer_id) != WEIR_OK ||
         rdma_establish(ep->end.id)) {
         ep_failed(ep, WEIR_ERR_IO, "the queue pair cannot be set up");
         return;
@@ -265,7 +230,7 @@ static weir_status accept_link(struct verbs_iface *iface, struct verbs_link *lin
     unsigned access = IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
     if (iface->device.atomics)
         access |= IBV_ACCESS_REMOTE_ATOMIC;
-    weir_status status = bring_up(iface, &link->end, access);
+    weir_status status = wi_verbs_qp_up(iface, &link->end, access, link->peer_id);
     if (status != WEIR_OK)
         return status;
     wi_verbs_link_ready(iface, link);
@@ -280,7 +245,7 @@ static weir_status accept_link(struct verbs_iface *iface, struct verbs_link *lin
         .private_data_len = sizeof(welcome),
         .responder_resources = smaller(event->served, iface->device.max_served),
         .initiator_depth = smaller(event->reads, iface->device.max_reads),
-        .rnr_retry_count = RNR_RETRY_FOREVER,
+        .rnr_retry_count = (uint8_t)wi_config()->verbs_rnr_retry,
         .srq = 1,
         .qp_num = link->end.qp->qp_num,
     };

@@ -291,6 +291,7 @@ static weir_status query_limits(struct verbs_device *device, const struct verbs_
         return wi_error(WEIR_ERR_IO, "verbs: %s:%u cannot be queried: %s", choice->device, choice->port,
                         strerror(error));
     device->max_piece = port.max_msg_sz ? port.max_msg_sz : 1u << 30;
+    device->mtu = port.active_mtu;
     device->max_depth = at_most(16384, attr.max_qp_wr);
     device->max_reads = (uint8_t)at_most(16, attr.max_qp_init_rd_atom);
     device->max_served = (uint8_t)at_most(16, attr.max_qp_rd_atom);

@@ -42,6 +42,7 @@ struct verbs_device {
     struct ibv_cq *cq;
     struct ibv_srq *srq;
     uint64_t max_piece; /* longest single operation */
+    enum ibv_mtu mtu;   /* the port's, in force */
     uint32_t max_depth; /* send queue entries a queue pair can have */
     uint8_t max_reads;  /* reads and atomics outstanding, as initiator */
     uint8_t max_served; /* and as target */
@@ -222,6 +223,9 @@ weir_status wi_verbs_connect(struct verbs_ep *ep);
 
 /* Ends connection and queue pair; what is in flight is over when this returns. Safe to call twice. */
 void wi_verbs_end(struct verbs_end *end);
+
+/* Takes a queue pair from its birth to where it sends and receives (qp.c). */
+weir_status wi_verbs_qp_up(struct verbs_iface *iface, struct verbs_end *end, unsigned access, uint64_t peer_id);
 
 /* ---- Endpoints (endpoint.c) -------------------------------------------------------------------------------------- */
 

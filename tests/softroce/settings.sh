@@ -1,0 +1,46 @@
+#!/bin/sh
+# What the user sets for verbs connections arrives in their queue pairs, on both sides: the library asks the device for it
+# (ibv_query_qp) and tells it in the log. Usage: settings.sh BUILD, where an RDMA device is.
+set -eu
+build=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export WEIR_TRANSPORT=verbs WEIR_INTRANODE=off WEIR_LOG=debug
+
+# run NAME=VALUE... : the lines about the queue pairs of two ranks that exchange something
+run() {
+    env "$@" "$build/tools/weir" run -n 2 -- "$build/perf/weir_perf" put_bw -s 8 -n 10 -w 1 >"$work/out" 2>&1 ||
+        { cat "$work/out"; echo "the ranks failed under $*"; exit 1; }
+    grep 'queue pair .*path MTU' "$work/out" >"$work/pairs" || { cat "$work/out"; echo "no queue pair was told of"; exit 1; }
+}
+
+# all TEXT: every queue pair, of initiators and of targets, has it
+all() {
+    for side in "connection to" "connection from"; do
+        grep -q "$side rank" "$work/pairs" || { cat "$work/pairs"; echo "none is a $side"; exit 1; }
+    done
+    if grep -v "$1" "$work/pairs"; then
+        echo "these have not '$1'"
+        exit 1
+    fi
+    echo "ok - $1"
+}
+
+run WEIR_TC=104 WEIR_VERBS_ACK_TIMEOUT=100ms WEIR_VERBS_RETRY=3 WEIR_VERBS_RNR_RETRY=4
+all "traffic class 104, service level 0, ack timeout 134 ms, retries 3, RNR retries 4"
+run WEIR_VERBS_TRAFFIC_CLASS=32 WEIR_TIMEOUT=5s
+all "traffic class 32, service level 0, ack timeout 134 ms, retries 6, RNR retries 7"
+if grep 'not a variable' "$work/out"; then echo "the older name is not known"; exit 1; fi
+run WEIR_TIMEOUT=60s
+all "ack timeout 268 ms, retries 6"
+
+run WEIR_SL=5 LD_PRELOAD="$build/tests/softroce/libwatch_qp.so"
+[ "$(grep -c 'asked for service level 5' "$work/out")" = 4 ] || { cat "$work/out"; echo "not all have service level 5"; exit 1; }
+echo "ok - service level 5"
+
+# The GID is the one of the address that the ranks meet at, of the same family.
+[ -n "${WEIR_SOFTROCE_NODE0-}" ] || exit 0
+all "GID [0-9]* (::ffff:$WEIR_SOFTROCE_NODE0)"
+all "path MTU $(ibv_devinfo -d rxe0 | awk '/active_mtu/ { print $2 }'),"
+run WEIR_INTERFACE=fd77::1
+all "GID [0-9]* (fd77::1)"
