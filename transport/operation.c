@@ -76,7 +76,9 @@ static weir_status post_slowly(struct weir_ep *ep, const struct post *post, post
                    post->name, peer, ep->ops->name, bound_s);
         return weir_ep_status(ep);
     }
-    return wi_error(WEIR_ERR_TIMEOUT, "%s to rank %llu: no room in the send queue for %.1f s; the peer takes nothing",
+    return wi_error(WEIR_ERR_TIMEOUT,
+                    "%s to rank %llu: the peer has made no room for it within %.1f s; it must make progress "
+                    "(weir_progress() or any wait)",
                     post->name, peer, bound_s);
 }
 

@@ -260,6 +260,20 @@ weir_rkey *import(struct rank *r, int peer, int slot, uint64_t *addr)
     return rkey;
 }
 
+/* CRC-32, in the last four bytes. */
+void mend_checksum(uint8_t *blob, size_t len)
+{
+    uint32_t crc = ~0u;
+    for (size_t i = 0; i + 4 < len; i++) {
+        crc ^= blob[i];
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
+    }
+    crc = ~crc;
+    for (int i = 0; i < 4; i++)
+        blob[len - 4 + (size_t)i] = (uint8_t)(crc >> (8 * i));
+}
+
 void flush(struct rank *r, weir_ep *ep)
 {
     weir_comp comp = WEIR_COMP_INIT;

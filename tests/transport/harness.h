@@ -102,6 +102,9 @@ void publish(struct rank *r, int slot, weir_mem *mem, void *ptr, size_t len);
 /* Imports what `peer` published, after a barrier; *addr (may be NULL) is its first address there. */
 weir_rkey *import(struct rank *r, int peer, int slot, uint64_t *addr);
 
+/* Puts the right checksum behind a blob that was changed, so that the change gets past that check to the backend's own. */
+void mend_checksum(uint8_t *blob, size_t len);
+
 /* Flushes the endpoint and waits for it; both must succeed. */
 void flush(struct rank *r, weir_ep *ep);
 

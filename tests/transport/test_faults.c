@@ -40,6 +40,11 @@ static void field_open(struct rank *r, struct field *f, bool pooled)
     barrier(r);
     for (int i = 0; i < r->count; i++)
         f->rkey[i] = import(r, i, 0, &f->remote[i]);
+    for (int i = 0; i < r->count; i++) { /* the first use of a key needs the target's progress */
+        CHECK_OK(weir_get(r->ep[i], f->local.ptr, f->local.mem, 1, f->remote[i], f->rkey[i], NULL));
+        flush(r, r->ep[i]);
+    }
+    memset(f->local.ptr, r->rank, LEN);
     barrier(r);
 }
 

@@ -162,6 +162,42 @@ static void test_ring_takes_the_longest(void **state)
     assert_false(wi_verbs_ring_fits(WI_VERBS_RING_SIZE, 0, 0));
 }
 
+static void test_keys_and_requests(void **state)
+{
+    (void)state;
+    unsigned char buf[WI_VERBS_REQUEST_SIZE];
+    struct wi_verbs_key key = {.window = true, .region = 5, .token = {1, ~0ull}}, key_back;
+    wi_verbs_key_encode(&key, buf);
+    assert_true(wi_verbs_key_decode(buf, WI_VERBS_KEY_SIZE, &key_back));
+    assert_true(key_back.window && key_back.region == 5 && key_back.token[0] == 1 && key_back.token[1] == ~0ull);
+    assert_false(wi_verbs_key_decode(buf, WI_VERBS_KEY_SIZE - 1, &key_back));
+    buf[1] = 1; /* neither with window nor without */
+    assert_false(wi_verbs_key_decode(buf, WI_VERBS_KEY_SIZE, &key_back));
+
+    struct wi_verbs_request back, request = {.kind = WI_VERBS_ASK_WINDOW,
+                                             .sequence = 65535,
+                                             .rkey = 0x01020304,
+                                             .region = 1ull << 40,
+                                             .addr = 1ull << 47,
+                                             .len = 1ull << 33,
+                                             .token = {3, 4}};
+    wi_verbs_request_encode(&request, buf);
+    assert_true(wi_verbs_request_decode(buf, &back));
+    assert_true(back.kind == WI_VERBS_ASK_WINDOW && back.sequence == 65535 && back.rkey == 0x01020304);
+    assert_true(back.region == request.region && back.addr == request.addr && back.len == request.len);
+    assert_true(back.token[0] == 3 && back.token[1] == 4);
+    request.kind = 3;
+    wi_verbs_request_encode(&request, buf);
+    assert_false(wi_verbs_request_decode(buf, &back));
+    memset(buf, 0, sizeof(buf));
+    assert_false(wi_verbs_request_decode(buf, &back));
+
+    struct wi_verbs_answer answer = {.sequence = 40000, .status = WI_VERBS_REFUSED, .rkey = 0xfffffffe}, answer_back;
+    wi_verbs_answer_decode(wi_verbs_answer_encode(&answer), &answer_back);
+    assert_true(answer_back.sequence == 40000 && answer_back.status == WI_VERBS_REFUSED &&
+                answer_back.rkey == 0xfffffffe);
+}
+
 /* However many connections come, all shares together fit into the queue, as long as there is one entry for each. */
 static void test_credit_shares(void **state)
 {
@@ -192,6 +228,7 @@ int main(void)
         cmocka_unit_test(test_ring),
         cmocka_unit_test(test_ring_takes_the_longest),
         cmocka_unit_test(test_credit_shares),
+        cmocka_unit_test(test_keys_and_requests),
     };
     return cmocka_run_group_tests_name("verbs wire", tests, NULL, NULL);
 }

@@ -175,6 +175,7 @@ static void connected(struct verbs_ep *ep, const struct event *event)
     ep->iface->connecting--;
     ep->connecting = false;
     ep->base.ready = true;
+    wi_verbs_keys_begin(ep);
     wi_debug("verbs: connected to rank %llu", (unsigned long long)ep->base.peer_id);
 }
 

@@ -45,7 +45,10 @@ static inline void received(struct verbs_iface *iface, const struct ibv_wc *wc)
     struct verbs_link *link = wi_verbs_link_find(iface, wc->qp_num);
     if (link)
         wi_verbs_credit_used(iface, link);
-    if (imm & WI_VERBS_IMM_MESSAGE) {
+    if ((imm & WI_VERBS_IMM_REQUEST) == WI_VERBS_IMM_REQUEST) {
+        if (link)
+            wi_verbs_window_asked(iface, link, imm & ~WI_VERBS_IMM_REQUEST);
+    } else if (imm & WI_VERBS_IMM_MESSAGE) {
         if (link)
             wi_verbs_link_message(iface, link);
     } else if (imm < iface->base.params.signals) {
@@ -64,6 +67,7 @@ static const char *const names[] = {
     [VERBS_PUT_SIGNAL] = "put_signal to",
     [VERBS_FETCH_ADD] = "fetch_add to",
     [VERBS_SEND] = "message to",
+    [VERBS_REQUEST] = "request of a key of",
     [VERBS_FLUSH] = "flush to",
 };
 
@@ -183,7 +187,7 @@ unsigned wi_verbs_poll(struct verbs_iface *iface)
         iface->cq_owed = 0;
     }
     if (__builtin_expect(iface->owing != NULL, 0))
-        wi_verbs_credit_tell(iface);
+        wi_verbs_settle(iface);
     else if (iface->srq_used >= RECEIVE_BATCH)
         wi_verbs_receives_post(iface);
     return (unsigned)count;

@@ -19,29 +19,10 @@ void wi_verbs_credit_open(struct verbs_iface *iface, struct verbs_link *link)
     link->granted = link->share;
 }
 
-static void owe(struct verbs_iface *iface, struct verbs_link *link)
-{
-    if (link->owes || !link->end.qp)
-        return;
-    link->owes = true;
-    link->owes_next = iface->owing;
-    iface->owing = link;
-}
-
-static void owe_no_more(struct verbs_iface *iface, struct verbs_link *link)
-{
-    struct verbs_link **at = &iface->owing;
-    while (*at && *at != link)
-        at = &(*at)->owes_next;
-    if (*at)
-        *at = link->owes_next;
-    link->owes = false;
-}
-
 /* What it did not use, the peer can use no more: its queue pair is gone. */
 void wi_verbs_credit_close(struct verbs_iface *iface, struct verbs_link *link)
 {
-    owe_no_more(iface, link);
+    wi_verbs_owe_no_more(iface, link);
     iface->device.srq_free += link->reserved;
     link->reserved = 0;
 }
@@ -50,33 +31,21 @@ void wi_verbs_credit_used(struct verbs_iface *iface, struct verbs_link *link)
 {
     link->received++;
     if (link->granted - link->received <= link->share / 2)
-        owe(iface, link);
+        wi_verbs_owe(iface, link);
 }
 
 void wi_verbs_credit_taken(struct verbs_iface *iface, struct verbs_link *link)
 {
     if (link->position - link->told_position >= WI_VERBS_RING_SIZE / 4)
-        owe(iface, link);
+        wi_verbs_owe(iface, link);
 }
 
-void wi_verbs_credit_tell(struct verbs_iface *iface)
+void wi_verbs_credit_tell(struct verbs_iface *iface, struct verbs_link *link)
 {
-    struct verbs_link **at = &iface->owing;
-    if (wi_verbs_receives_post(iface) != WEIR_OK)
-        return;
-    while (*at) {
-        struct verbs_link *link = *at;
-        if (!wi_verbs_reply_room(iface, link, 1)) {
-            at = &link->owes_next;
-            continue;
-        }
-        *at = link->owes_next;
-        link->owes = false;
-        link->granted = link->received + link->share;
-        link->told_position = link->position;
-        uint64_t words[] = {htole64(link->position), htole64(link->granted)};
-        wi_verbs_reply(iface, link, WI_VERBS_WORD_TAKEN, 2, words);
-    }
+    link->granted = link->received + link->share;
+    link->told_position = link->position;
+    uint64_t words[] = {htole64(link->position), htole64(link->granted)};
+    wi_verbs_reply(iface, link, WI_VERBS_WORD_TAKEN, 2, words);
 }
 
 /* ---- Initiator

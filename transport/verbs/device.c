@@ -17,7 +17,10 @@
 
 #define SYSFS "/sys/class/infiniband"
 
-enum { CANDIDATES_MAX = 64 };
+enum {
+    CANDIDATES_MAX = 64,
+    SOFT_ROCE_VENDOR = 0xffffff, /* looks at the bounds of the region only, at least up to Linux 6.1 */
+};
 
 /* An IP address of this host that leads to an active port. */
 struct candidate {
@@ -296,6 +299,16 @@ static weir_status query_limits(struct verbs_device *device, const struct verbs_
     device->max_reads = (uint8_t)at_most(16, attr.max_qp_init_rd_atom);
     device->max_served = (uint8_t)at_most(16, attr.max_qp_rd_atom);
     device->atomics = attr.atomic_cap != IBV_ATOMIC_NONE;
+    device->windows =
+        attr.max_mw > 0 && attr.device_cap_flags & (IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B);
+    device->loose_windows = attr.vendor_id == SOFT_ROCE_VENDOR;
+    if (!device->windows && wi_config()->verbs_windows == WI_VERBS_WINDOWS_ON)
+        return wi_error(WEIR_ERR_UNSUPPORTED, "WEIR_VERBS_WINDOWS=on: %s has no memory windows of type 2",
+                        choice->device);
+    if (wi_config()->verbs_windows == WI_VERBS_WINDOWS_OFF)
+        device->windows = false;
+    wi_info("%s:%u: remote keys are %s", choice->device, choice->port,
+            device->windows ? "windows on just what was exported" : "those of whole regions, without windows");
     device->srq_depth = at_most((uint64_t)wi_config()->verbs_receives, attr.max_srq_wr);
     uint32_t cq_wanted = 2 * device->srq_depth > WI_VERBS_CQ_DEPTH ? 2 * device->srq_depth : WI_VERBS_CQ_DEPTH;
     device->cq_depth = at_most(cq_wanted, attr.max_cqe);

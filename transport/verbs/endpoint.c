@@ -87,7 +87,7 @@ static weir_status create_qp(struct verbs_ep *ep)
 
 static size_t block_size(const struct verbs_ep *ep)
 {
-    return WI_VERBS_RING_BYTES + (WI_VERBS_WORDS + (size_t)ep->mask + 1) * sizeof(uint64_t);
+    return WI_VERBS_LINK_BYTES + (WI_VERBS_WORDS + (size_t)ep->mask + 1) * sizeof(uint64_t);
 }
 
 /* An endpoint that was connected before has one already. */
@@ -127,6 +127,7 @@ weir_status wi_verbs_ep_create(struct wi_iface *base, const void *address, size_
     if (!ep)
         return wi_error(WEIR_ERR_NO_MEMORY, "endpoint: out of memory");
     ep->iface = iface;
+    ep->todo_end = &ep->todo;
     ep->end.kind = VERBS_EP;
     ep->stream = iface->next_stream++;
     ep->handle = UINT32_MAX;
@@ -181,6 +182,7 @@ static void ep_end(struct verbs_ep *ep, weir_status status)
     ep->suspect_ns = 0;
     wi_verbs_end(&ep->end);
     wi_verbs_queue_end(ep, status);
+    wi_verbs_keys_end(ep);
 }
 
 void wi_verbs_ep_abandon(struct verbs_ep *ep)

@@ -62,7 +62,7 @@ static void link_free(struct verbs_iface *iface, struct verbs_link *link)
         link->prev->next = link->next;
     else if (iface->links == link)
         iface->links = link->next;
-    wi_verbs_block_destroy(link->ring, WI_VERBS_RING_BYTES, link->ring_mr);
+    wi_verbs_block_destroy(link->ring, WI_VERBS_LINK_BYTES, link->ring_mr);
     free(link);
 }
 
@@ -97,9 +97,7 @@ static weir_status create_qp(struct verbs_iface *iface, struct verbs_link *link)
         .send_cq = iface->device.cq,
         .recv_cq = iface->device.cq,
         .srq = iface->device.srq,
-        .cap = {.max_send_wr = WI_VERBS_REPLY_DEPTH,
-                .max_send_sge = 1,
-                .max_inline_data = WI_VERBS_WORDS * sizeof(uint64_t)},
+        .cap = {.max_send_wr = WI_VERBS_REPLY_DEPTH, .max_send_sge = 1, .max_inline_data = 2 * sizeof(uint64_t)},
         .qp_type = IBV_QPT_RC,
     };
     link->end.qp = ibv_create_qp(iface->device.pd, &attr);
@@ -143,7 +141,7 @@ weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *i
     link->words_rkey = hello->words_rkey;
     link->serial = iface->link_serial++ & 0x7fffffff;
     weir_status status =
-        wi_verbs_block_create(iface, WI_VERBS_RING_BYTES, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE,
+        wi_verbs_block_create(iface, WI_VERBS_LINK_BYTES, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE,
                               "connection's message ring", &link->ring, &link->ring_mr);
     if (status != WEIR_OK)
         goto fail_link;
@@ -162,7 +160,7 @@ weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *i
     return WEIR_OK;
 
 fail_ring:
-    wi_verbs_block_destroy(link->ring, WI_VERBS_RING_BYTES, link->ring_mr);
+    wi_verbs_block_destroy(link->ring, WI_VERBS_LINK_BYTES, link->ring_mr);
 fail_link:
     free(link);
     return status;
@@ -183,10 +181,11 @@ void wi_verbs_link_gone(struct verbs_iface *iface, struct verbs_link *link)
     ibv_modify_qp(link->end.qp, &attr, IBV_QP_STATE);
     wi_verbs_drain(iface);
     unhash(iface, link);
+    wi_verbs_windows_end(link);
     wi_verbs_end(&link->end);
     wi_verbs_credit_close(iface, link);
-    iface->cq_owed += link->replies;
-    link->replies = 0;
+    iface->cq_owed += link->replies_posted - link->replies_done;
+    link->replies_done = link->replies_posted;
     if (link->failed)
         iface->links_failed--;
     link->failed = false;
@@ -207,6 +206,7 @@ void wi_verbs_links_end_failed(struct verbs_iface *iface)
 void wi_verbs_links_free(struct verbs_iface *iface)
 {
     while (iface->links) {
+        wi_verbs_windows_end(iface->links);
         wi_verbs_end(&iface->links->end);
         link_free(iface, iface->links);
     }
@@ -261,7 +261,7 @@ void wi_verbs_msg_pop(struct wi_iface *base)
     link->position = wi_verbs_ring_next(link->position, iface->msg->len);
     wi_verbs_credit_taken(iface, link);
     if (iface->owing)
-        wi_verbs_credit_tell(iface);
+        wi_verbs_settle(iface);
     if (--link->arrived > 0)
         return;
     turn_remove(iface, link);

@@ -18,6 +18,7 @@ static const enum ibv_wr_opcode opcodes[] = {
     [VERBS_PUT_SIGNAL] = IBV_WR_RDMA_WRITE_WITH_IMM,
     [VERBS_FETCH_ADD] = IBV_WR_ATOMIC_FETCH_AND_ADD,
     [VERBS_SEND] = IBV_WR_RDMA_WRITE_WITH_IMM,
+    [VERBS_REQUEST] = IBV_WR_RDMA_WRITE_WITH_IMM,
     [VERBS_FLUSH] = IBV_WR_RDMA_WRITE,
 };
 
@@ -118,7 +119,7 @@ static weir_status post_long(struct verbs_ep *ep, const struct verbs_op *op)
 
 static inline weir_status post(struct verbs_ep *ep, const struct verbs_op *op)
 {
-    bool announces = op->kind == VERBS_PUT_SIGNAL || op->kind == VERBS_SEND;
+    bool announces = op->kind == VERBS_PUT_SIGNAL || op->kind == VERBS_SEND || op->kind == VERBS_REQUEST;
     if (__builtin_expect(!has_room(ep) || ep->has_rest, 0) || (announces && !wi_verbs_credit_left(ep)))
         return WEIR_ERR_AGAIN;
     ep->announced += announces;
@@ -193,6 +194,11 @@ static inline uint32_t rkey_of(const struct weir_rkey *rkey)
     return rkey ? ((const struct verbs_rkey *)rkey)->rkey : 0;
 }
 
+static inline bool key_pending(const struct weir_rkey *rkey)
+{
+    return rkey && __builtin_expect(((const struct verbs_rkey *)rkey)->state != VERBS_KEY_READY, 0);
+}
+
 static weir_status not_registered(const struct verbs_ep *ep, const char *name, const void *local, size_t len)
 {
     return wi_error(
@@ -208,6 +214,8 @@ static inline weir_status write_to(struct verbs_ep *ep, enum verbs_kind kind, co
 {
     if (__builtin_expect(!mr && len > ep->max_inline, 0))
         return not_registered(ep, name, local, len);
+    if (key_pending(rkey))
+        return wi_verbs_key_pending(ep, (const struct verbs_rkey *)rkey);
     const struct verbs_op op = {
         .kind = kind,
         .lkey = mr ? ((const struct verbs_mr *)mr)->mr->lkey : 0,
@@ -242,6 +250,8 @@ weir_status wi_verbs_get(struct weir_ep *base, void *local, struct wi_mr *mr, si
                         "get of %zu bytes from rank %llu: the local memory at %p is not registered; use "
                         "weir_pool_alloc() or weir_mem_register()",
                         len, (unsigned long long)base->peer_id, local);
+    if (key_pending(rkey))
+        return wi_verbs_key_pending(ep, (const struct verbs_rkey *)rkey);
     const struct verbs_op op = {
         .kind = VERBS_GET,
         .lkey = ((const struct verbs_mr *)mr)->mr->lkey,
@@ -260,6 +270,8 @@ weir_status wi_verbs_fetch_add(struct weir_ep *base, uint64_t value, uint64_t *r
     struct verbs_ep *ep = verbs_ep(base);
     if (!ep->iface->device.atomics)
         return wi_error(WEIR_ERR_UNSUPPORTED, "fetch_add: %s has no atomic operations", base->iface->device);
+    if (key_pending(rkey))
+        return wi_verbs_key_pending(ep, (const struct verbs_rkey *)rkey);
     const struct verbs_op op = {
         .kind = VERBS_FETCH_ADD,
         .lkey = mr ? ((const struct verbs_mr *)mr)->mr->lkey : ep->block_mr->lkey,
@@ -329,4 +341,22 @@ weir_status wi_verbs_send(struct weir_ep *base, const void *data, size_t len)
     if (status == WEIR_OK)
         ep->position = wi_verbs_ring_next(ep->position, size);
     return status;
+}
+
+weir_status wi_verbs_request(struct verbs_ep *ep, unsigned slot, const struct wi_verbs_request *request)
+{
+    uint32_t offset = WI_VERBS_REQUESTS_AT + slot * WI_VERBS_REQUEST_SIZE;
+    if (!has_room(ep))
+        return WEIR_ERR_AGAIN;
+    wi_verbs_request_encode(request, ep->block + offset);
+    const struct verbs_op op = {
+        .kind = VERBS_REQUEST,
+        .lkey = ep->block_mr->lkey,
+        .rkey = ep->ring_rkey,
+        .imm = WI_VERBS_IMM_REQUEST | slot,
+        .local = ep->block + offset,
+        .len = WI_VERBS_REQUEST_SIZE,
+        .remote_addr = ep->ring_addr + offset,
+    };
+    return post(ep, &op);
 }

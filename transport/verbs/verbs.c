@@ -181,6 +181,8 @@ static unsigned progress(struct wi_iface *base)
     unsigned count = wi_verbs_poll(iface);
     if (__builtin_expect(iface->rests != NULL, 0))
         wi_verbs_queue_rests(iface);
+    if (__builtin_expect(iface->asking != NULL, 0))
+        wi_verbs_keys_progress(iface);
     if (__builtin_expect(time_to_look(iface), 0))
         count += look(iface);
     return count;

@@ -24,6 +24,8 @@ enum {
     WI_VERBS_CQ_LOW = 2048,
     WI_VERBS_REPLY_DEPTH = 32, /* sends of a link at a time */
     WI_VERBS_LINK_BUCKETS = 256,
+    WI_VERBS_REGION_BUCKETS = 256,
+    WI_VERBS_WINDOWS_MAX = 65536, /* of one connection */
 };
 
 /* ---- Device (device.c) ------------------------------------------------------------------------------------------- */
@@ -47,6 +49,8 @@ struct verbs_device {
     uint8_t max_reads;  /* reads and atomics outstanding, as initiator */
     uint8_t max_served; /* and as target */
     bool atomics;
+    bool windows;       /* it has windows of type 2, and they are not switched off */
+    bool loose_windows; /* it looks at the bounds of a window's region instead of the window's */
     uint32_t srq_depth, cq_depth;
     uint32_t srq_free; /* entries that are no link's share, see wire.h */
 };
@@ -55,6 +59,25 @@ struct verbs_device {
 weir_status wi_verbs_choose(const char *bind_address, struct verbs_choice *choice);
 weir_status wi_verbs_device_open(struct verbs_device *device, const struct verbs_choice *choice);
 void wi_verbs_device_close(struct verbs_device *device); /* safe on a half-open one */
+
+/* ---- Memory (memory.c) ------------------------------------------------------------------------------------------- */
+
+/* A range of a region that was exported. Who knows the token may have windows on it. */
+struct verbs_export {
+    uint64_t addr, len;
+    uint64_t token[2];
+    struct ibv_mr *mr;            /* what windows are bound to: the region's, or one of just this range */
+    struct verbs_window *windows; /* through export_next */
+    struct verbs_export *next;
+};
+
+struct verbs_mr {
+    struct wi_mr base;
+    struct ibv_mr *mr;
+    uint64_t id; /* names it in keys */
+    struct verbs_export *exports;
+    struct verbs_mr *hash_next; /* by id */
+};
 
 /* ---- Connections (cm.c) ------------------------------------------------------------------------------------------ */
 
@@ -91,14 +114,26 @@ struct verbs_link {
     bool owes; /* in the list of those that have something to tell */
     struct verbs_link *owes_next;
 
+    uint32_t asked; /* request slots to serve, one bit each */
+    struct verbs_window *windows;
+    uint32_t window_count;
+
     uint32_t serial;
-    uint32_t replies; /* outstanding sends */
+    uint32_t replies_posted, replies_done;
     bool failed;      /* one of them has failed */
 };
 
 /* ---- Sending (queue.c) ------------------------------------------------------------------------------------------- */
 
-enum verbs_kind { VERBS_PUT, VERBS_GET, VERBS_PUT_SIGNAL, VERBS_FETCH_ADD, VERBS_SEND, VERBS_FLUSH };
+enum verbs_kind {
+    VERBS_PUT,
+    VERBS_GET,
+    VERBS_PUT_SIGNAL,
+    VERBS_FETCH_ADD,
+    VERBS_SEND,
+    VERBS_REQUEST,
+    VERBS_FLUSH
+};
 
 /* One operation; long ones are posted in pieces. */
 struct verbs_op {
@@ -121,6 +156,19 @@ struct verbs_slot {
     uint64_t *result;
     uint8_t kind;
     bool signaled;
+};
+
+/* A key of a peer's memory; see key.c. */
+struct verbs_rkey {
+    struct weir_rkey base;
+    enum { VERBS_KEY_READY, VERBS_KEY_NEW, VERBS_KEY_ASKED, VERBS_KEY_REFUSED, VERBS_KEY_GIVEN_UP } state;
+    uint32_t rkey;     /* valid when ready */
+    uint16_t answer;   /* refused: a wi_verbs_answer_status */
+    bool window;
+    uint64_t region, addr, len;
+    uint64_t token[2];
+    struct verbs_rkey *next, *prev; /* keys of the endpoint that are windows */
+    struct verbs_rkey *todo_next;   /* those that wait to be asked for or given back */
 };
 
 struct verbs_ep {
@@ -148,6 +196,16 @@ struct verbs_ep {
     uint32_t ring_rkey;
     uint64_t position, taken;
     uint64_t announced, granted; /* immediates sent, and allowed so far */
+
+    /* Windows; see key.c. */
+    struct verbs_rkey *keys;
+    struct verbs_rkey *todo, **todo_end;
+    struct verbs_rkey *requests[WI_VERBS_REQUESTS]; /* on whose behalf a slot is in use, NULL: free */
+    uint16_t sequences[WI_VERBS_REQUESTS];
+    uint16_t sequence;
+    uint32_t requested; /* slots in use */
+    bool asking;        /* in the list of those with keys to ask for or answers to come */
+    struct verbs_ep *asking_next;
 
     struct ibv_wc suspect; /* the target refused this; it may be dying, see completion.c */
     uint64_t suspect_ns;   /* since when, 0: not so */
@@ -184,6 +242,8 @@ struct verbs_iface {
     uint32_t eps_free_count;
     uint16_t generation;
     struct verbs_ep *rests; /* endpoints with a rest to post */
+    struct verbs_ep *asking; /* endpoints with keys to ask for */
+    struct verbs_mr *regions[WI_VERBS_REGION_BUCKETS];
 
     struct verbs_link *links;
     uint32_t followers; /* links that wait for an earlier one of their stream */
@@ -210,7 +270,7 @@ static inline struct verbs_ep *verbs_ep(struct weir_ep *ep)
 /* A word that the target writes. */
 static inline uint64_t *wi_verbs_word(const struct verbs_ep *ep, unsigned index)
 {
-    return (uint64_t *)(void *)(ep->block + WI_VERBS_RING_BYTES) + index;
+    return (uint64_t *)(void *)(ep->block + WI_VERBS_LINK_BYTES) + index;
 }
 
 weir_status wi_verbs_listen(struct verbs_iface *iface);
@@ -259,13 +319,19 @@ void wi_verbs_credit_close(struct verbs_iface *iface, struct verbs_link *link); 
 void wi_verbs_credit_used(struct verbs_iface *iface, struct verbs_link *link);  /* an immediate has arrived */
 void wi_verbs_credit_taken(struct verbs_iface *iface, struct verbs_link *link); /* a message was taken */
 
-/* Puts receives that were used up into the queue again, then tells initiators what they may send by now. */
-void wi_verbs_credit_tell(struct verbs_iface *iface);
+void wi_verbs_credit_tell(struct verbs_iface *iface, struct verbs_link *link);  /* what the peer may send by now */
 
 /* The initiator's side: may one more immediate be sent? */
 bool wi_verbs_credit_left(struct verbs_ep *ep);
 
 /* ---- Replies: what a target sends (reply.c) ---------------------------------------------------------------------- */
+
+/* The link has something to tell its initiator: credits, or the answer to a request. */
+void wi_verbs_owe(struct verbs_iface *iface, struct verbs_link *link);
+void wi_verbs_owe_no_more(struct verbs_iface *iface, struct verbs_link *link);
+
+/* Puts receives that were used up into the queue again, then tells what can be told. */
+void wi_verbs_settle(struct verbs_iface *iface);
 
 /* Is there room for `count` more? */
 bool wi_verbs_reply_room(const struct verbs_iface *iface, const struct verbs_link *link, uint32_t count);
@@ -273,6 +339,9 @@ bool wi_verbs_reply_room(const struct verbs_iface *iface, const struct verbs_lin
 /* Writes `count` of the initiator's words from index `first` on. There must be room for one. */
 void wi_verbs_reply(struct verbs_iface *iface, struct verbs_link *link, unsigned first, unsigned count,
                     const uint64_t *words);
+
+/* Posts something else, with the same room. False: the connection has failed. */
+bool wi_verbs_reply_post(struct verbs_iface *iface, struct verbs_link *link, struct ibv_send_wr *wr);
 void wi_verbs_replied(struct verbs_iface *iface, const struct ibv_wc *wc);
 
 /* ---- Queue (queue.c) --------------------------------------------------------------------------------------------- */
@@ -287,6 +356,9 @@ weir_status wi_verbs_fetch_add(struct weir_ep *ep, uint64_t value, uint64_t *res
                                uint64_t remote_addr, struct weir_rkey *rkey, weir_comp *comp);
 weir_status wi_verbs_send(struct weir_ep *ep, const void *data, size_t len);
 weir_status wi_verbs_flush(struct weir_ep *ep, weir_comp *comp);
+
+/* Sends a request to the target, through a slot that is free. */
+weir_status wi_verbs_request(struct verbs_ep *ep, unsigned slot, const struct wi_verbs_request *request);
 
 /* Ends all outstanding operations with a status; the queue pair is gone already. */
 void wi_verbs_queue_end(struct verbs_ep *ep, weir_status status);
@@ -309,28 +381,41 @@ void wi_verbs_drain(struct verbs_iface *iface);
 void wi_verbs_suspects(struct verbs_iface *iface);
 weir_status wi_verbs_receives_post(struct verbs_iface *iface); /* all that were used up */
 
-/* ---- Memory (memory.c) ------------------------------------------------------------------------------------------- */
-
-struct verbs_mr {
-    struct wi_mr base;
-    struct ibv_mr *mr;
-};
-
-struct verbs_rkey {
-    struct weir_rkey base;
-    uint32_t rkey;
-};
+/* ---- Memory (memory.c), windows (window.c), keys (key.c) --------------------------------------------------------- */
 
 weir_status wi_verbs_mem_register(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
 void wi_verbs_mem_deregister(struct wi_mr *mr);
 weir_status wi_verbs_mem_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len);
-weir_status wi_verbs_rkey_import(struct weir_ep *ep, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
-                                 struct weir_rkey **rkey);
-void wi_verbs_rkey_destroy(struct weir_rkey *rkey);
+
+/* The export that a request names, NULL: there is none. */
+struct verbs_export *wi_verbs_export_find(struct verbs_iface *iface, const struct wi_verbs_request *request);
 
 /* Registered memory of our own, in pages of its own. */
 weir_status wi_verbs_block_create(struct verbs_iface *iface, size_t size, int access, const char *what,
                                   unsigned char **block, struct ibv_mr **mr);
 void wi_verbs_block_destroy(unsigned char *block, size_t size, struct ibv_mr *mr);
+
+/* The target's side: a window on an export, bound to a link's queue pair. */
+void wi_verbs_window_asked(struct verbs_iface *iface, struct verbs_link *link, uint32_t slot); /* a request came */
+void wi_verbs_windows_serve(struct verbs_iface *iface, struct verbs_link *link);
+void wi_verbs_windows_revoke(struct verbs_iface *iface, struct verbs_export *export); /* no peer reaches it any more */
+void wi_verbs_windows_end(struct verbs_link *link);        /* before the link's queue pair goes */
+
+/* The initiator's side. */
+weir_status wi_verbs_rkey_import(struct weir_ep *ep, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
+                                 struct weir_rkey **rkey);
+void wi_verbs_rkey_destroy(struct weir_rkey *rkey);
+
+/* What an operation gets whose key is not ready: WEIR_ERR_AGAIN, or why it never will be. */
+weir_status wi_verbs_key_pending(struct verbs_ep *ep, const struct verbs_rkey *key);
+
+/* Takes answers, and asks for what is still to be asked for. */
+void wi_verbs_keys_progress(struct verbs_iface *iface);
+
+/* The endpoint is connected: asks for what was imported before. */
+void wi_verbs_keys_begin(struct verbs_ep *ep);
+
+/* The connection is over: its windows are gone, and must be asked for anew over the next one. */
+void wi_verbs_keys_end(struct verbs_ep *ep);
 
 #endif

@@ -166,6 +166,67 @@ bool wi_verbs_welcome_decode(const void *buf, size_t len, struct wi_verbs_welcom
     return true;
 }
 
+void wi_verbs_key_encode(const struct wi_verbs_key *key, unsigned char buf[WI_VERBS_KEY_SIZE])
+{
+    store32(buf, key->window);
+    store32(buf + 4, key->rkey);
+    store64(buf + 8, key->region);
+    store64(buf + 16, key->token[0]);
+    store64(buf + 24, key->token[1]);
+}
+
+bool wi_verbs_key_decode(const void *buf, size_t len, struct wi_verbs_key *key)
+{
+    const unsigned char *at = buf;
+    if (len != WI_VERBS_KEY_SIZE || load32(at) > 1)
+        return false;
+    key->window = load32(at);
+    key->rkey = load32(at + 4);
+    key->region = load64(at + 8);
+    key->token[0] = load64(at + 16);
+    key->token[1] = load64(at + 24);
+    return true;
+}
+
+void wi_verbs_request_encode(const struct wi_verbs_request *request, unsigned char buf[WI_VERBS_REQUEST_SIZE])
+{
+    memset(buf, 0, WI_VERBS_REQUEST_SIZE);
+    store32(buf, request->kind);
+    store16(buf + 4, request->sequence);
+    store32(buf + 8, request->rkey);
+    store64(buf + 16, request->region);
+    store64(buf + 24, request->addr);
+    store64(buf + 32, request->len);
+    store64(buf + 40, request->token[0]);
+    store64(buf + 48, request->token[1]);
+}
+
+bool wi_verbs_request_decode(const unsigned char buf[WI_VERBS_REQUEST_SIZE], struct wi_verbs_request *request)
+{
+    request->kind = load32(buf);
+    request->sequence = load16(buf + 4);
+    request->rkey = load32(buf + 8);
+    request->region = load64(buf + 16);
+    request->addr = load64(buf + 24);
+    request->len = load64(buf + 32);
+    request->token[0] = load64(buf + 40);
+    request->token[1] = load64(buf + 48);
+    return (request->kind == WI_VERBS_ASK_WINDOW || request->kind == WI_VERBS_GIVE_WINDOW) && request->sequence > 0;
+}
+
+/* One word, so that it is there as a whole or not at all. */
+uint64_t wi_verbs_answer_encode(const struct wi_verbs_answer *answer)
+{
+    return htole64((uint64_t)answer->rkey << 32 | (uint64_t)answer->status << 16 | answer->sequence);
+}
+
+void wi_verbs_answer_decode(uint64_t word, struct wi_verbs_answer *answer)
+{
+    word = le64toh(word);
+    *answer = (struct wi_verbs_answer){
+        .sequence = (uint16_t)word, .status = (uint16_t)(word >> 16), .rkey = (uint32_t)(word >> 32)};
+}
+
 uint32_t wi_verbs_credit_share(uint32_t free, uint32_t depth)
 {
     uint32_t share = free > depth / 2 ? depth / 64 : free > depth / 4 ? depth / 256 : depth / 1024;

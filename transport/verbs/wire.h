@@ -18,6 +18,7 @@
 
 #define WI_VERBS_ADDRESS_MAX 8           /* IP addresses in an address part at most */
 #define WI_VERBS_IMM_MESSAGE 0x80000000u /* immediate: a message arrived; without it: the number of a signal */
+#define WI_VERBS_IMM_REQUEST 0xc0000000u /* a request arrived, in the slot whose number is in the low bits */
 #define WI_VERBS_MIN_CREDITS 1u          /* immediates that every connection may have on their way */
 
 /* ---- Address part ------------------------------------------------------------------------------------------------ */
@@ -108,6 +109,55 @@ static inline uint64_t wi_verbs_ring_next(uint64_t position, uint32_t len)
     return position - offset + (end < WI_VERBS_RING_SIZE ? end : WI_VERBS_RING_SIZE);
 }
 
+/* ---- Keys and requests --------------------------------------------------------------------------------------------
+ *
+ * What a key's blob tells. A window has to be asked for: the token proves that the range was exported, and the target
+ * then binds a window of its device to that range and to the queue pair of the one connection, so that the device
+ * itself refuses all else. Without windows the key is that of the whole region.
+ */
+
+struct wi_verbs_key {
+    bool window;
+    uint32_t rkey;     /* without window: the region's */
+    uint64_t region;   /* with window: the region's number, and the export's token */
+    uint64_t token[2];
+};
+
+enum wi_verbs_request_kind { WI_VERBS_ASK_WINDOW = 1, WI_VERBS_GIVE_WINDOW = 2 };
+
+/* What an initiator writes into a request slot of the target, one slot at a time; each request is answered. */
+struct wi_verbs_request {
+    uint32_t kind;
+    uint16_t sequence; /* comes back with the answer */
+    uint32_t rkey;     /* of the window that is given back */
+    uint64_t region, addr, len;
+    uint64_t token[2];
+};
+
+enum wi_verbs_answer_status { WI_VERBS_GRANTED = 1, WI_VERBS_REFUSED = 2, WI_VERBS_NO_WINDOWS_LEFT = 3 };
+
+/* The word that the target writes as answer. */
+struct wi_verbs_answer {
+    uint16_t sequence;
+    uint16_t status;
+    uint32_t rkey;
+};
+
+enum {
+    WI_VERBS_KEY_SIZE = 32,
+    WI_VERBS_REQUESTS = 16, /* slots of a connection */
+    WI_VERBS_REQUEST_SIZE = 64,
+    WI_VERBS_REQUESTS_AT = WI_VERBS_RING_BYTES, /* slots lie behind the message ring */
+    WI_VERBS_LINK_BYTES = WI_VERBS_RING_BYTES + WI_VERBS_REQUESTS * WI_VERBS_REQUEST_SIZE,
+};
+
+void wi_verbs_key_encode(const struct wi_verbs_key *key, unsigned char buf[WI_VERBS_KEY_SIZE]);
+bool wi_verbs_key_decode(const void *buf, size_t len, struct wi_verbs_key *key);
+void wi_verbs_request_encode(const struct wi_verbs_request *request, unsigned char buf[WI_VERBS_REQUEST_SIZE]);
+bool wi_verbs_request_decode(const unsigned char buf[WI_VERBS_REQUEST_SIZE], struct wi_verbs_request *request);
+uint64_t wi_verbs_answer_encode(const struct wi_verbs_answer *answer);
+void wi_verbs_answer_decode(uint64_t word, struct wi_verbs_answer *answer);
+
 /* ---- Words of the initiator ---------------------------------------------------------------------------------------
  *
  * 64-bit words in the initiator's memory that the target writes, little endian, by their index.
@@ -116,7 +166,8 @@ static inline uint64_t wi_verbs_ring_next(uint64_t position, uint32_t len)
 enum {
     WI_VERBS_WORD_TAKEN,   /* position in the message ring up to which messages were taken */
     WI_VERBS_WORD_GRANTED, /* immediates that may have been sent in all, since the connection was made */
-    WI_VERBS_WORDS = 8,
+    WI_VERBS_WORD_ANSWERS, /* one for each request slot */
+    WI_VERBS_WORDS = WI_VERBS_WORD_ANSWERS + WI_VERBS_REQUESTS,
 };
 
 /*
