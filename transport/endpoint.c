@@ -134,11 +134,10 @@ weir_status weir_ep_status(const weir_ep *ep)
 
 void weir_ep_query(const weir_ep *ep, weir_ep_attr *attr)
 {
-    *attr = (weir_ep_attr){0};
+    *attr = (weir_ep_attr){.maps_peer = ep->ops->rkey_map != NULL};
     ep->ops->ep_query(ep, attr);
     attr->transport = ep->ops->name;
     attr->peer_id = ep->peer_id;
-    attr->maps_peer = ep->ops->rkey_map != NULL;
 }
 
 void weir_ep_path(const weir_ep *ep, char *text, size_t size)

@@ -81,7 +81,10 @@ weir_status wi_mem_add(struct weir_ctx *ctx, const struct wi_mem_desc *desc, boo
     mem->pooled = pooled;
     weir_status status = WEIR_OK;
     for (int i = 0; i < ctx->iface_count && status == WEIR_OK; i++) {
-        status = ctx->iface[i]->ops->mem_register(ctx->iface[i], &mem->desc, &mem->mr[i]);
+        if (desc->made)
+            mem->mr[i] = desc->made;
+        else
+            status = ctx->iface[i]->ops->mem_register(ctx->iface[i], &mem->desc, &mem->mr[i]);
         if (status == WEIR_OK)
             mem->mr[i]->iface = ctx->iface[i];
         else

@@ -71,6 +71,7 @@ struct wi_mem_desc {
     int fd;           /* memfd that holds it (pool slabs), or -1: ordinary memory of the user */
     uint64_t fd_offset;
     uint64_t id;      /* never used twice in a context */
+    struct wi_mr *made; /* the registration that came with it from mem_alloc(), or NULL */
 };
 
 /* ---- The ops table ----------------------------------------------------------------------------------------------- */
@@ -97,6 +98,10 @@ struct wi_transport_ops {
     /* -- memory -- */
     weir_status (*mem_register)(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
     void (*mem_deregister)(struct wi_mr *mr);
+
+    /* Makes and registers memory for a pool's slab that peers of this host can map; mem_deregister() frees it. Asked where
+     * the context has no other interface. NULL in the table, or WEIR_ERR_UNSUPPORTED: the front makes a memfd. */
+    weir_status (*mem_alloc)(struct wi_iface *iface, size_t len, void **addr, struct wi_mr **mr);
 
     /* The backend's part of a key blob for [addr, addr+len) within the region, at most 300 bytes. The front adds the
      * range and a checksum around it. */

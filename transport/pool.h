@@ -26,6 +26,7 @@ struct wi_slab {
     size_t carved; /* bytes already given to runs */
     int fd;
     bool single;   /* holds one object */
+    bool lent;     /* made by a backend: goes with its registration */
     size_t page_size; /* 0: the kernel may use transparent huge pages */
     struct weir_mem *mem;
     unsigned char *tags; /* lives outside of the slab: peers can write there */

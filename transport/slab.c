@@ -83,7 +83,7 @@ void wi_slab_free(struct wi_slab *slab)
 {
     if (slab->mem)
         wi_mem_remove(slab->mem);
-    if (slab->addr != MAP_FAILED)
+    if (slab->addr != MAP_FAILED && !slab->lent)
         munmap(slab->addr, slab->len);
     if (slab->fd >= 0)
         close(slab->fd);
@@ -111,6 +111,21 @@ static weir_status add_to_table(struct weir_pool *pool, struct wi_slab *slab)
     return WEIR_OK;
 }
 
+/* Memory that the backend makes, so that peers can map it; NULL: it does not. */
+static struct wi_mr *borrow(struct weir_pool *pool, struct wi_slab *slab)
+{
+    struct wi_iface *iface = pool->ctx->iface[0];
+    struct wi_mr *mr = NULL;
+    void *addr;
+    if (pool->ctx->iface_count != 1 || !iface->ops->mem_alloc || pool->huge_pages == WI_HUGE_PAGES_REQUIRE ||
+        iface->ops->mem_alloc(iface, slab->len, &addr, &mr) != WEIR_OK)
+        return NULL;
+    slab->addr = addr;
+    slab->lent = true;
+    slab->page_size = (size_t)sysconf(_SC_PAGESIZE);
+    return mr;
+}
+
 weir_status wi_slab_new(struct weir_pool *pool, size_t len, size_t tag_bytes, struct wi_slab **out)
 {
     struct wi_slab *slab = calloc(1, sizeof(*slab));
@@ -120,11 +135,13 @@ weir_status wi_slab_new(struct weir_pool *pool, size_t len, size_t tag_bytes, st
     slab->fd = -1;
     slab->addr = MAP_FAILED;
     slab->tags = calloc(tag_bytes / WI_POOL_GRAIN, 1);
-    weir_status status =
-        slab->tags ? map_slab(slab, pool->huge_pages) : wi_error(WEIR_ERR_NO_MEMORY, "pool: out of memory");
+    weir_status status = slab->tags ? WEIR_OK : wi_error(WEIR_ERR_NO_MEMORY, "pool: out of memory");
+    struct wi_mr *made = status == WEIR_OK ? borrow(pool, slab) : NULL;
+    if (status == WEIR_OK && !made)
+        status = map_slab(slab, pool->huge_pages);
     int node = status == WEIR_OK ? wi_numa_place(slab->addr, len, pool->node) : WI_NODE_ANY;
     if (status == WEIR_OK) {
-        struct wi_mem_desc desc = {.addr = slab->addr, .len = len, .fd = slab->fd};
+        struct wi_mem_desc desc = {.addr = slab->addr, .len = len, .fd = slab->fd, .made = made};
         status = wi_mem_add(pool->ctx, &desc, true, &slab->mem);
     }
     if (status == WEIR_OK)

@@ -220,7 +220,8 @@ void weir_rkey_destroy(weir_rkey *rkey);
 void weir_rkey_range(const weir_rkey *rkey, uint64_t *addr, uint64_t *len);
 
 /*
- * Maps a peer's memory into this process where the backend can (shm: memory of a pool). `*ptr` then addresses the byte
+ * Maps a peer's memory into this process where the backend can: memory of a pool, over shm, and over UCX where it
+ * reaches the peer through shared memory, once the endpoint is connected (before that: WEIR_ERR_AGAIN). `*ptr` then addresses the byte
  * `remote_addr` and stays valid until the key is destroyed. Errors: WEIR_ERR_UNSUPPORTED, WEIR_ERR_RANGE, WEIR_ERR_KEY.
  */
 weir_status weir_mem_map_peer(weir_rkey *rkey, uint64_t remote_addr, size_t len, void **ptr);

@@ -146,6 +146,12 @@ ucs_status_t ucp_mem_map(ucp_context_h context, const ucp_mem_map_params_t *para
     return UCS_OK;
 }
 
+ucs_status_t ucp_mem_query(const ucp_mem_h mem, ucp_mem_attr_t *attr)
+{
+    attr->address = mem;
+    return UCS_OK;
+}
+
 ucs_status_t ucp_mem_unmap(ucp_context_h context, ucp_mem_h mem)
 {
     (void)context, (void)mem;
@@ -203,6 +209,11 @@ weir_status wi_ucx_status(ucs_status_t status)
 void wi_ucx_silence_bound(struct wi_ucx_iface *iface)
 {
     (void)iface; /* there are no sockets */
+}
+
+bool wi_ucx_shares_memory(void)
+{
+    return false;
 }
 
 bool wi_ucx_protocols_known(void)

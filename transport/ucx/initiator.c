@@ -150,7 +150,7 @@ void wi_ucx_ep_query(const struct weir_ep *base, weir_ep_attr *attr)
     attr->max_inline = SIZE_MAX; /* UCX registers what it needs itself */
     attr->ordered_writes = !ep->native;
     attr->native_signal = 0;
-    attr->maps_peer = 0;
+    attr->maps_peer = ep->maps;
 }
 
 /* Ends what waits in a list of ours; what UCX still has, whole or in pieces, ends when UCX gives it back. */

@@ -18,6 +18,7 @@
 struct lanes {
     int am;              /* -1: none found */
     uint32_t puts, rdma; /* masks of lanes: that puts may take, that are of an RDMA transport */
+    bool shared;         /* there is one through shared memory */
     char device[64];     /* transport/device of the lane for active messages */
 };
 
@@ -40,6 +41,7 @@ static void read_line(struct lanes *lanes, const char *line)
         wi_debug("UCX: %s", at);
         if (strncmp(device, "rc_", 3) == 0 || strncmp(device, "dc_", 3) == 0)
             lanes->rdma |= 1u << lane;
+        lanes->shared |= strstr(device, "/memory") != NULL; /* sysv, posix, xpmem */
         if (has_word(at, "am")) {
             lanes->am = lane;
             memcpy(lanes->device, device, sizeof(device));
@@ -87,6 +89,7 @@ void wi_ucx_lanes_check(struct wi_ucx_ep *ep)
     ep->native = known && lanes.puts && !(lanes.puts & ~lanes.rdma);
     ep->fenced = ep->native && (lanes.puts != 1u << lanes.am || !wi_ucx_protocols_known());
     ep->piece = piece_of(&lanes);
+    ep->maps = known && lanes.shared;
     if (known)
         memcpy(ep->link.iface->base.device, lanes.device, sizeof(lanes.device));
     wi_debug("UCX: peer %llu over %s: puts are %s, signals %s", (unsigned long long)ep->base.peer_id,

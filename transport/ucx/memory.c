@@ -15,28 +15,24 @@ struct key_head {      /* of our blob; UCX's packed key follows */
     uint64_t region;
 };
 
-weir_status wi_ucx_mem_register(struct wi_iface *base, const struct wi_mem_desc *desc, struct wi_mr **out)
+static weir_status map_memory(struct wi_iface *base, const ucp_mem_map_params_t *params, struct wi_mr **out)
 {
     struct wi_ucx_iface *iface = WI_UCX_CONTAINER(base, struct wi_ucx_iface, base);
+    ucp_mem_attr_t attr = {.field_mask = UCP_MEM_ATTR_FIELD_ADDRESS};
     struct wi_ucx_mr *mr = calloc(1, sizeof(*mr));
     if (!mr)
         return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for a registration");
-    ucp_mem_map_params_t params = {
-        .field_mask =
-            UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE,
-        .address = desc->addr,
-        .length = desc->len,
-        .memory_type = UCS_MEMORY_TYPE_HOST,
-    };
-    ucs_status_t status = ucp_mem_map(iface->context, &params, &mr->mem);
+    ucs_status_t status = ucp_mem_map(iface->context, params, &mr->mem);
+    if (status == UCS_OK && (status = ucp_mem_query(mr->mem, &attr)) != UCS_OK)
+        ucp_mem_unmap(iface->context, mr->mem);
     if (status != UCS_OK) {
         free(mr);
         wi_ucx_error(status, "cannot register memory; see 'ulimit -l' for the limit on locked memory");
         return status == UCS_ERR_NO_MEMORY || status == UCS_ERR_IO_ERROR ? WEIR_ERR_LIMIT : wi_ucx_status(status);
     }
     mr->base.iface = base;
-    mr->addr = desc->addr;
-    mr->len = desc->len;
+    mr->addr = attr.address;
+    mr->len = params->length; /* UCX may have made more */
     weir_status entered = wi_ucx_table_enter(&iface->regions, mr, &mr->region);
     if (entered != WEIR_OK) {
         ucp_mem_unmap(iface->context, mr->mem);
@@ -45,6 +41,36 @@ weir_status wi_ucx_mem_register(struct wi_iface *base, const struct wi_mem_desc 
     }
     *out = &mr->base;
     return WEIR_OK;
+}
+
+weir_status wi_ucx_mem_register(struct wi_iface *base, const struct wi_mem_desc *desc, struct wi_mr **out)
+{
+    ucp_mem_map_params_t params = {
+        .field_mask =
+            UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE,
+        .address = desc->addr,
+        .length = desc->len,
+        .memory_type = UCS_MEMORY_TYPE_HOST,
+    };
+    return map_memory(base, &params, out);
+}
+
+/* Where UCX shares memory with peers it has to be the one who makes it. */
+weir_status wi_ucx_mem_alloc(struct wi_iface *base, size_t len, void **addr, struct wi_mr **out)
+{
+    if (!wi_ucx_shares_memory())
+        return WEIR_ERR_UNSUPPORTED;
+    ucp_mem_map_params_t params = {
+        .field_mask =
+            UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_FLAGS | UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE,
+        .length = len,
+        .flags = UCP_MEM_MAP_ALLOCATE,
+        .memory_type = UCS_MEMORY_TYPE_HOST,
+    };
+    weir_status status = map_memory(base, &params, out);
+    if (status == WEIR_OK)
+        *addr = WI_UCX_CONTAINER(*out, struct wi_ucx_mr, base)->addr;
+    return status;
 }
 
 /* Where a peer may read or write; NULL: it may not. */
@@ -91,23 +117,49 @@ weir_status wi_ucx_mem_export(struct wi_mr *base, const void *addr, size_t len, 
 }
 
 /* Needs a connected endpoint: before that UCX does not know which transports the key is for. */
+static weir_status unpack(const struct wi_ucx_rkey *rkey, const struct wi_ucx_ep *ep, ucp_rkey_h *ucp)
+{
+    unsigned char *room = calloc(1, UNPACK_ROOM);
+    if (!room)
+        return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for a remote key");
+    memcpy(room, rkey->blob, rkey->blob_len);
+    ucs_status_t status = ucp_ep_rkey_unpack(ep->link.ucp, room, ucp);
+    free(room);
+    if (status == UCS_OK)
+        return WEIR_OK;
+    *ucp = NULL;
+    wi_ucx_error(status, "a remote key cannot be used");
+    return WEIR_ERR_KEY;
+}
+
 weir_status wi_ucx_rkey_unpack(struct wi_ucx_rkey *rkey, const struct wi_ucx_ep *ep)
 {
     if (rkey->ucp)
         ucp_rkey_destroy(rkey->ucp); /* of an earlier connection */
     rkey->ucp = NULL;
     rkey->again = ep->again;
-    unsigned char *room = calloc(1, UNPACK_ROOM);
-    if (!room)
-        return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for a remote key");
-    memcpy(room, rkey->blob, rkey->blob_len);
-    ucs_status_t status = ucp_ep_rkey_unpack(ep->link.ucp, room, &rkey->ucp);
-    free(room);
-    if (status == UCS_OK)
+    return unpack(rkey, ep, &rkey->ucp);
+}
+
+/* The mapping lives in UCX's key: one of its own, which outlasts the connection. */
+weir_status wi_ucx_rkey_map(struct weir_rkey *base, uint64_t remote_addr, size_t len, void **ptr)
+{
+    (void)len;
+    struct wi_ucx_rkey *rkey = WI_UCX_CONTAINER(base, struct wi_ucx_rkey, base);
+    struct wi_ucx_ep *ep = WI_UCX_CONTAINER(base->ep, struct wi_ucx_ep, base);
+    if (!ep->base.ready)
+        return wi_error(WEIR_ERR_AGAIN,
+                        "UCX: memory can be mapped when the endpoint is connected; wait for that first");
+    weir_status status = rkey->map || !ep->maps ? WEIR_OK : unpack(rkey, ep, &rkey->map);
+    if (status != WEIR_OK)
+        return status;
+    if (rkey->map && ucp_rkey_ptr(rkey->map, remote_addr, ptr) == UCS_OK)
         return WEIR_OK;
-    rkey->ucp = NULL;
-    wi_ucx_error(status, "a remote key cannot be used");
-    return WEIR_ERR_KEY;
+    return wi_error(
+        WEIR_ERR_UNSUPPORTED,
+        "UCX: this memory of rank %llu cannot be mapped: that takes memory of a pool, on this host, and UCX's "
+        "shared memory (UCX_POSIX_ERROR_HANDLING=y on both sides)",
+        (unsigned long long)ep->base.peer_id);
 }
 
 weir_status wi_ucx_rkey_import(struct weir_ep *base, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
@@ -142,5 +194,7 @@ void wi_ucx_rkey_destroy(struct weir_rkey *base)
     struct wi_ucx_rkey *rkey = WI_UCX_CONTAINER(base, struct wi_ucx_rkey, base);
     if (rkey->ucp)
         ucp_rkey_destroy(rkey->ucp);
+    if (rkey->map)
+        ucp_rkey_destroy(rkey->map);
     free(rkey);
 }

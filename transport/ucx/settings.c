@@ -144,12 +144,29 @@ void wi_ucx_settings_done(void)
     starting = false;
 }
 
+static bool says_no(const char *value)
+{
+    return strcmp(value, "n") == 0 || strcmp(value, "no") == 0 || strcmp(value, "off") == 0 || strcmp(value, "0") == 0;
+}
+
+/* With our error handling UCX 1.13 takes shared memory only where the user has switched this on. */
+bool wi_ucx_shares_memory(void)
+{
+    static const char *const names[] = {"UCX_MM_ERROR_HANDLING", "UCX_SYSV_ERROR_HANDLING", "UCX_POSIX_ERROR_HANDLING"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        const char *value = wi_config_foreign(names[i]);
+        if (value && !says_no(value))
+            return true;
+    }
+    return false;
+}
+
 bool wi_ucx_protocols_known(void)
 {
     unsigned major, minor, release;
     ucp_get_version(&major, &minor, &release);
     const char *chosen = wi_config_foreign("UCX_PROTO_ENABLE");
-    bool old_protocols = !chosen || strcmp(chosen, "n") == 0 || strcmp(chosen, "no") == 0 || strcmp(chosen, "0") == 0;
+    bool old_protocols = !chosen || says_no(chosen);
     return major == 1 && minor <= 15 && old_protocols;
 }
 

@@ -116,6 +116,7 @@ struct wi_ucx_ep {
     bool native;                 /* UCX has RDMA lanes to the peer */
     bool fenced;                 /* of these: a signal may overtake a put, a fence must come between */
     size_t piece;                /* of an emulated put */
+    bool maps;                   /* UCX shares memory with the peer */
     struct wi_ucx_list deferred; /* puts and messages in order, that wait for a fence or for pieces before them */
     uint64_t fence_started, fence_done;
 
@@ -224,6 +225,7 @@ struct wi_ucx_mr {
 struct wi_ucx_rkey {
     struct weir_rkey base;
     ucp_rkey_h ucp; /* NULL until a native operation needs it */
+    ucp_rkey_h map; /* NULL until it is mapped */
     uint32_t again; /* the endpoint's when `ucp` was made: it is for that connection */
     uint64_t region;
     size_t blob_len;
@@ -236,6 +238,7 @@ void wi_ucx_settings_done(void);                                 /* the context 
 weir_status wi_ucx_error(ucs_status_t status, const char *what); /* with UCX's own last words */
 weir_status wi_ucx_status(ucs_status_t status);
 bool wi_ucx_protocols_known(void); /* do we know how this UCX picks lanes? */
+bool wi_ucx_shares_memory(void);   /* may it take shared memory? */
 
 /* WEIR_ERR_LIMIT: a limit on address space leaves less than that for `what` (room.c). */
 weir_status wi_ucx_room(uint64_t bytes, const char *what);
@@ -406,10 +409,12 @@ weir_status wi_ucx_fetch_add(struct weir_ep *ep, uint64_t value, uint64_t *resul
 weir_status wi_ucx_flush(struct weir_ep *ep, weir_comp *comp);
 weir_status wi_ucx_mem_register(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
 void wi_ucx_mem_deregister(struct wi_mr *mr);
+weir_status wi_ucx_mem_alloc(struct wi_iface *iface, size_t len, void **addr, struct wi_mr **mr);
 weir_status wi_ucx_mem_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len);
 weir_status wi_ucx_rkey_import(struct weir_ep *ep, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
                                struct weir_rkey **rkey);
 void wi_ucx_rkey_destroy(struct weir_rkey *rkey);
+weir_status wi_ucx_rkey_map(struct weir_rkey *rkey, uint64_t remote_addr, size_t len, void **ptr);
 void *wi_ucx_region_at(struct wi_ucx_iface *iface, uint64_t region, uint64_t addr, uint64_t len);
 weir_status wi_ucx_rkey_unpack(struct wi_ucx_rkey *rkey, const struct wi_ucx_ep *ep);
 
