@@ -99,6 +99,12 @@ function(weir_test_program name)
     target_link_libraries(${name} PRIVATE weir_static PkgConfig::CMOCKA ZLIB::ZLIB ${weir_link})
 endfunction()
 
+# A test program of ranks in a simulated world (transport/sim).
+function(weir_sim_program name)
+    weir_test_program(${name} ${ARGN})
+    target_link_libraries(${name} PRIVATE weir_sim)
+endfunction()
+
 # A unit test: one program, one ctest entry of the same name, no processes besides itself.
 function(weir_unit_test name)
     weir_test_program(${name} ${ARGN})

@@ -6,7 +6,6 @@
 #include "core/log.h"
 
 #include <inttypes.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -165,8 +164,7 @@ static weir_status job_status(struct weir_comm *comm, bool patient)
     uint64_t end_ns = wi_now_ns() + CAUSE_NS;
     weir_status status = weir_boot_check(comm->boot);
     while (status == WEIR_OK && patient && wi_now_ns() < end_ns) {
-        struct pollfd news = {.fd = weir_boot_fd(comm->boot), .events = POLLIN};
-        poll(&news, 1, 1);
+        wi_wait_fd(weir_boot_fd(comm->boot), 1);
         weir_progress(comm->ctx); /* others may want to get rid of what they sent us */
         status = weir_boot_check(comm->boot);
     }

@@ -72,6 +72,11 @@ weir_status wi_error(weir_status status, const char *format, ...)
     return status;
 }
 
+void wi_error_restore(const char *text)
+{
+    snprintf(sentence, sizeof(sentence), "%s", text);
+}
+
 void wi_error_clear(void)
 {
     sentence[0] = '\0';

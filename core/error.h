@@ -13,6 +13,9 @@ weir_status wi_error(weir_status status, const char *format, ...) __attribute__(
 /* Puts "text: " in front of this thread's sentence: for callers that know more of the context. Returns `status`. */
 weir_status wi_error_prefix(weir_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Sets the sentence to one that weir_last_error() gave before, without logging it again. */
+void wi_error_restore(const char *text);
+
 /* Forgets the sentence: for a call that succeeds although something that it tried did not. */
 void wi_error_clear(void);
 

@@ -1,11 +1,11 @@
 /* Greetings through the store, and endpoints. */
 #include "ps/connect.h"
 
+#include "core/clock.h"
 #include "core/error.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 /* A rank that gives up because another one died closes its memory; news of the death may come a little later. */
 enum { ECHO_MS = 1000 };
@@ -100,7 +100,7 @@ weir_status wi_ps_fail_job(weir_boot *boot, weir_status status)
     snprintf(sentence, sizeof(sentence), "%s", weir_last_error());
     weir_status job = weir_boot_check(boot);
     for (int ms = 0; ms < ECHO_MS && job == WEIR_OK && status != WEIR_ERR_PROTOCOL; ms++) {
-        usleep(1000);
+        wi_sleep_ns(WI_NS_PER_MS);
         job = weir_boot_check(boot);
     }
     if (job != WEIR_OK)

@@ -10,8 +10,6 @@
 
 #include <weir/transport.h>
 
-#include <sched.h>
-
 enum { WI_PS_POLLS = 64 };
 
 struct wi_ps_idle {
@@ -27,7 +25,7 @@ static inline void wi_ps_idle_pause(struct wi_ps_idle *idle, weir_ctx *ctx, uint
         weir_ctx_block(ctx, sleep_ms);
         return;
     }
-    sched_yield();
+    wi_yield();
     weir_progress(ctx);
 }
 

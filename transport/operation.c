@@ -6,9 +6,6 @@
 #include "core/error.h"
 #include "transport/context.h"
 
-#include <sched.h>
-#include <unistd.h>
-
 /* One operation's arguments, for those that have to be tried again. */
 struct post {
     const char *name; /* for errors */
@@ -36,15 +33,15 @@ enum { TURNS_ALONE = 64 }; /* of polling before other threads are let in */
 /* Lets time pass while a queue is full: first polling, then giving the core away. */
 static void let_pass(struct weir_ctx *ctx, unsigned turn)
 {
-    if (turn < TURNS_ALONE) {
+    if (turn < TURNS_ALONE && !wi_time_is_virtual()) {
         wi_cpu_relax();
         return;
     }
     wi_ctx_unlock(ctx); /* other threads may hold what we wait for */
-    if (turn < 4096)
-        sched_yield();
+    if (turn < 4096 && !wi_time_is_virtual())
+        wi_yield();
     else
-        usleep(100);
+        wi_sleep_ns(100000);
     wi_ctx_lock(ctx);
 }
 

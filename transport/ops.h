@@ -189,6 +189,9 @@ extern const struct wi_transport_ops wi_shm_ops;
 extern const struct wi_transport_ops wi_ucx_ops;   /* built with WEIR_WITH_UCX */
 extern const struct wi_transport_ops wi_verbs_ops; /* built with WEIR_WITH_VERBS */
 
+/* In programs that link the simulator, which is for tests and no part of the library; else its address is NULL. */
+extern const struct wi_transport_ops wi_sim_ops __attribute__((weak, visibility("hidden")));
+
 /* ---- Helpers for backends ---------------------------------------------------------------------------------------- */
 
 static inline void wi_comp_start(weir_comp *comp)

@@ -53,11 +53,9 @@ weir_status weir_transport_probe(const char *name, char *why, size_t why_size)
 }
 
 /* Opens one backend and adds it to the context. */
-static weir_status open_iface(struct weir_ctx *ctx, const char *name, const struct wi_iface_params *params)
+static weir_status open_ops(struct weir_ctx *ctx, const struct wi_transport_ops *ops,
+                            const struct wi_iface_params *params)
 {
-    const struct wi_transport_ops *ops = find_backend(name);
-    if (!ops)
-        return not_built(name);
     weir_status status = ops->probe();
     struct wi_iface *iface = NULL;
     if (status == WEIR_OK)
@@ -65,8 +63,14 @@ static weir_status open_iface(struct weir_ctx *ctx, const char *name, const stru
     if (status != WEIR_OK)
         return status;
     ctx->iface[ctx->iface_count++] = iface;
-    wi_info("transport %s on %s", name, iface->device[0] ? iface->device : "this host");
+    wi_info("transport %s on %s", ops->name, iface->device[0] ? iface->device : "this host");
     return WEIR_OK;
+}
+
+static weir_status open_iface(struct weir_ctx *ctx, const char *name, const struct wi_iface_params *params)
+{
+    const struct wi_transport_ops *ops = find_backend(name);
+    return ops ? open_ops(ctx, ops, params) : not_built(name);
 }
 
 /* "auto": the best network backend that works; with none, shared memory alone still serves peers of this host. */
@@ -98,7 +102,8 @@ static weir_status parse_transport(const char *text, int *choice)
 weir_status wi_ctx_open_ifaces(struct weir_ctx *ctx, const weir_ctx_params *user, const struct wi_config *config)
 {
     int choice = config->transport;
-    weir_status status = user->transport ? parse_transport(user->transport, &choice) : WEIR_OK;
+    bool simulated = &wi_sim_ops && user->transport && strcmp(user->transport, "sim") == 0;
+    weir_status status = user->transport && !simulated ? parse_transport(user->transport, &choice) : WEIR_OK;
     if (status != WEIR_OK)
         return status;
     struct wi_iface_params params = {
@@ -107,6 +112,8 @@ weir_status wi_ctx_open_ifaces(struct weir_ctx *ctx, const weir_ctx_params *user
         .bind_address = user->bind_address,
         .signals = ctx->signal_count,
     };
+    if (simulated)
+        return open_ops(ctx, &wi_sim_ops, &params);
     if (config->interface[0]) { /* what the user of a program says counts more than what the program says */
         status = wi_interface_address(config->interface, ctx->interface, sizeof(ctx->interface));
         if (status != WEIR_OK)

@@ -23,7 +23,6 @@
 #include "transport/context.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -187,6 +186,7 @@ unsigned weir_progress(weir_ctx *ctx)
     wi_ctx_lock(ctx);
     unsigned events = wi_ctx_progress(ctx);
     wi_ctx_unlock(ctx);
+    wi_turn();
     return events;
 }
 
@@ -204,7 +204,8 @@ static void sleep_here(struct weir_ctx *ctx, int timeout_ms)
     struct epoll_event events[8];
     uint64_t count;
     int bound_ms = timeout_ms >= 0 && timeout_ms < ctx->sleep_max_ms ? timeout_ms : ctx->sleep_max_ms;
-    bool on_memory = ctx->iface_count == 1 && ctx->watched == 0 && first->ops->sleep;
+    bool nothing_else = ctx->watched == 0 || wi_time_is_virtual();
+    bool on_memory = ctx->iface_count == 1 && nothing_else && first->ops->sleep;
     ctx->sleeps++;
     ctx->asleep = true;
     ctx->on_memory = on_memory;
@@ -230,6 +231,12 @@ static void sleep_beside(struct weir_ctx *ctx, int timeout_ms)
     uint64_t end_ns = wi_now_ns() + bound_ms * WI_NS_PER_MS;
     struct timespec end = {.tv_sec = (time_t)(end_ns / WI_NS_PER_S), .tv_nsec = (long)(end_ns % WI_NS_PER_S)};
     ctx->sleeps++;
+    if (wi_time_is_virtual()) {
+        wi_ctx_unlock(ctx);
+        wi_virtual_time->sleep(bound_ms * WI_NS_PER_MS);
+        wi_ctx_lock(ctx);
+        return;
+    }
     ctx->waiters_beside++;
     pthread_cond_timedwait(&ctx->roused, &ctx->lock, &end);
     ctx->waiters_beside--;
@@ -245,12 +252,12 @@ static bool spin(struct weir_ctx *ctx)
     uint64_t idle_ns = now_ns - ctx->idle_since_ns;
     if (idle_ns >= ctx->spin_ns)
         return false;
-    if (idle_ns < PURE_SPIN_NS) {
+    if (idle_ns < PURE_SPIN_NS && !wi_time_is_virtual()) {
         wi_cpu_relax();
         return true;
     }
     wi_ctx_unlock(ctx);
-    sched_yield();
+    wi_yield();
     wi_ctx_lock(ctx);
     ctx->last_block_ns = wi_now_ns(); /* others may have run for long: it is the same wait all the same */
     return true;

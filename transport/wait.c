@@ -16,6 +16,12 @@ weir_status weir_test(const weir_comp *comp)
 /* Polls in earnest before the polite waiting of weir_ctx_block(): most waits are short. */
 #define SPIN_TURNS 200
 
+/* Polling costs nothing in a simulated world, and shows nothing. */
+static int spin_turns(void)
+{
+    return wi_time_is_virtual() ? 1 : SPIN_TURNS;
+}
+
 static int ms_until(uint64_t end_ns)
 {
     uint64_t now_ns = wi_now_ns();
@@ -58,7 +64,7 @@ static weir_status comp_error(weir_ctx *ctx, weir_status status)
 weir_status weir_wait(weir_ctx *ctx, weir_comp *comp, int timeout_ms)
 {
     weir_status status = weir_test(comp);
-    for (int turn = 0; status == WEIR_ERR_AGAIN && turn < SPIN_TURNS; turn++) {
+    for (int turn = 0, turns = spin_turns(); status == WEIR_ERR_AGAIN && turn < turns; turn++) {
         weir_progress(ctx);
         status = weir_test(comp);
     }
@@ -99,7 +105,7 @@ weir_status weir_signal_wait(weir_ctx *ctx, uint32_t signal, uint64_t count, int
     if (signal >= ctx->signal_count)
         return wi_error(WEIR_ERR_INVALID, "signal %u: there are only %u", signal, ctx->signal_count);
     uint64_t failures_before = __atomic_load_n(&ctx->ep_failures, __ATOMIC_ACQUIRE);
-    for (int turn = 0; turn < SPIN_TURNS; turn++) {
+    for (int turn = 0, turns = spin_turns(); turn < turns; turn++) {
         if (weir_signal_read(ctx, signal) >= count)
             return WEIR_OK;
         weir_progress(ctx);
@@ -136,5 +142,7 @@ weir_status weir_recv(weir_ctx *ctx, void *buf, size_t *len, uint64_t *peer_id)
             wi_ctx_progress(ctx);
     }
     wi_ctx_unlock(ctx);
+    if (status == WEIR_ERR_AGAIN)
+        wi_turn();
     return status;
 }

@@ -18,7 +18,7 @@ HEADER_COMMENT_MIN = 0.40
 
 LIBRARY = ("core", "transport", "bootstrap", "collectives", "ps")
 PROGRAMS = ("tools", "perf", "examples")
-BACKENDS = ("transport/shm", "transport/ucx", "transport/verbs")
+BACKENDS = ("transport/shm", "transport/sim", "transport/ucx", "transport/verbs")
 
 # Which folders' headers a folder may include besides its own and the public ones.
 ARROWS = {

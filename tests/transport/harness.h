@@ -1,7 +1,8 @@
 /*
- * Ranks as forked processes of one test, or as threads of one, and a channel beside the transport (shared anonymous memory) by which they
- * give each other addresses and keys and meet at barriers. The parent never calls the library: each rank starts fresh,
- * with its own environment.
+ * Ranks of one test, and a channel beside the transport by which they give each other addresses and keys and meet at
+ * barriers. Ranks are forked processes that share anonymous memory, or threads of one (harness_processes.c), or fibers
+ * of a simulated world (harness_sim.c). The parent never calls the library: each job starts fresh, with its own
+ * environment.
  *
  * A failed CHECK says where, and ends the rank with status 1; the parent then fails the test. Every rank has a
  * watchdog.
@@ -17,7 +18,8 @@
 
 enum {
     RANKS_MAX = 16,
-    KEYS_MAX = 4, /* keys that a rank can publish at a time */
+    HELPERS_MAX = 8, /* of a rank, besides the first */
+    KEYS_MAX = 4,    /* keys that a rank can publish at a time */
 };
 
 /* What ranks tell each other beside the transport. */
@@ -139,5 +141,19 @@ size_t bytes_differ(const unsigned char *ptr, size_t len, unsigned char value);
 
 uint64_t now_ns(void);
 void sleep_us(unsigned us);
+
+/* One turn of waiting for another rank. */
+void give_way(void);
+
+/* This rank's end by SIGKILL; or it stops as by SIGSTOP, and lives no longer if it goes on. */
+void rank_die(struct rank *r) __attribute__((noreturn));
+void rank_stop(struct rank *r) __attribute__((noreturn));
+
+/* The same for another rank: kills it; waits until it is dead. */
+void rank_kill(struct rank *r, int peer);
+void rank_await_death(struct rank *r, int peer);
+
+/* Runs main(args[i]) in as many threads of this rank, and waits until all have returned. */
+void rank_threads(struct rank *r, int count, void (*main)(void *arg), void **args);
 
 #endif

@@ -2,11 +2,8 @@
 #include "harness.h"
 #include "suite.h"
 
-#include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define TIMEOUT    "2s"
 #define TIMEOUT_NS 2000000000ull
@@ -116,7 +113,7 @@ static void killed_while_idle_body(struct rank *r)
     struct field f;
     field_open(r, &f, true);
     if (r->rank == 1)
-        raise(SIGKILL);
+        rank_die(r);
     put_until_lost(r, &f, 1);
     check_survivors(r, &f, 5);
     field_close(r, &f);
@@ -136,7 +133,7 @@ static void killed_during_puts(struct rank *r, bool pooled)
     if (r->rank == 1) {
         for (uint64_t start = now_ns(); now_ns() - start < 30000000u;)
             weir_progress(r->ctx);
-        raise(SIGKILL);
+        rank_die(r);
     }
     put_until_lost(r, &f, 1);
     check_survivors(r, &f, 5);
@@ -160,20 +157,14 @@ void test_killed_during_puts(void **state)
     job_run(&(struct job){.count = 3, .body = killed_during_puts_user_body, .timeout = TIMEOUT, .killed = 2});
 }
 
-static void await_death(struct rank *r, int peer)
-{
-    while (kill(r->board->pid[peer], 0) == 0 || errno != ESRCH)
-        sleep_us(1000);
-}
-
 /* The address of a process that is dead already. */
 static void killed_before_connecting_body(struct rank *r)
 {
     rank_open(r, 0);
     barrier(r);
     if (r->rank == 1)
-        raise(SIGKILL);
-    await_death(r, 1);
+        rank_die(r);
+    rank_await_death(r, 1);
     uint64_t start = now_ns();
     weir_status status = weir_ep_create(r->ctx, r->board->address[1], r->board->address_len[1], &r->ep[1]);
     if (status == WEIR_OK)
@@ -215,7 +206,7 @@ static void killed_during_messages_body(struct rank *r)
     if (r->rank == 1) {
         for (int i = 0; i < 20 || drain_messages(r) == 0; i++) /* somebody's message, so the other end is open */
             CHECK_OK(weir_send(r->ep[0], text, sizeof(text)));
-        raise(SIGKILL);
+        rank_die(r);
     }
     if (r->rank == 2) {
         uint64_t end = now_ns() + BOUND_NS;
@@ -251,10 +242,8 @@ static void stopped_body(struct rank *r)
     static unsigned char text[WEIR_MSG_MAX];
     struct field f;
     field_open(r, &f, false);
-    if (r->rank == 1) {
-        raise(SIGSTOP);
-        exit(0);
-    }
+    if (r->rank == 1)
+        rank_stop(r);
     if (r->rank == 0) {
         uint64_t *result = (uint64_t *)f.local.ptr;
         weir_comp comp = WEIR_COMP_INIT;
@@ -279,7 +268,7 @@ static void stopped_body(struct rank *r)
     }
     check_survivors(r, &f, 5);
     if (r->rank == 0)
-        kill(r->board->pid[1], SIGKILL);
+        rank_kill(r, 1);
     field_close(r, &f);
 }
 

@@ -2,7 +2,6 @@
 #include "harness.h"
 #include "suite.h"
 
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -190,7 +189,7 @@ static void await_data(const struct worker *w, int round)
 }
 
 /* Ping-pong of data with the thread of the same number at the other rank. */
-static void *worker_main(void *arg)
+static void worker_main(void *arg)
 {
     struct worker *w = arg;
     struct rank *r = w->r;
@@ -210,14 +209,13 @@ static void *worker_main(void *arg)
         CHECK_OK(weir_wait(r->ctx, &comp, -1));
         CHECK(*counter == (uint64_t)round - 1);
     }
-    return NULL;
 }
 
 static void threads_body(struct rank *r)
 {
     struct area mine[WORKERS], local[WORKERS];
     struct worker worker[WORKERS];
-    pthread_t thread[WORKERS];
+    void *workers[WORKERS];
     rank_open(r, WEIR_CTX_MULTI);
     barrier(r);
     rank_connect(r, !r->rank);
@@ -233,12 +231,10 @@ static void threads_body(struct rank *r)
     barrier(r);
     for (int i = 0; i < WORKERS; i++) {
         worker[i].rkey = import(r, !r->rank, i, &worker[i].remote);
+        workers[i] = &worker[i];
         worker[i].signal_there = (uint32_t)r->board->number[!r->rank][i];
     }
-    for (int i = 0; i < WORKERS; i++)
-        CHECK(pthread_create(&thread[i], NULL, worker_main, &worker[i]) == 0);
-    for (int i = 0; i < WORKERS; i++)
-        CHECK(pthread_join(thread[i], NULL) == 0);
+    rank_threads(r, WORKERS, worker_main, workers);
     flush(r, r->ep[!r->rank]);
     for (int i = 0; i < WORKERS; i++)
         weir_rkey_destroy(worker[i].rkey);

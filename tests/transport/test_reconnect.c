@@ -308,7 +308,7 @@ static void dead_body(struct rank *r)
 {
     rank_open_all(r);
     if (r->rank == 1)
-        raise(SIGKILL);
+        rank_die(r);
     uint64_t end_ns = now_ns() + 30000000000ull;
     while (weir_ep_status(r->ep[1]) == WEIR_OK) {
         weir_ctx_block(r->ctx, 10);
