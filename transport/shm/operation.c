@@ -76,6 +76,15 @@ static weir_status vm_copy(struct shm_ep *ep, vm_fn *copy, void *local, uint64_t
     return WEIR_OK;
 }
 
+/* A word, as flags and counters are, is copied without a call. */
+static inline void copy(void *to, const void *from, size_t len)
+{
+    if (len == sizeof(uint64_t))
+        memcpy(to, from, sizeof(uint64_t));
+    else
+        memcpy(to, from, len);
+}
+
 static inline weir_status write_remote(struct shm_ep *ep, const void *local, size_t len, uint64_t remote_addr,
                                        const struct shm_rkey *rkey, const char *what)
 {
@@ -86,7 +95,7 @@ static inline weir_status write_remote(struct shm_ep *ep, const void *local, siz
         return vm_copy(ep, process_vm_writev, (void *)(uintptr_t)local, remote_addr, len, what);
     /* Writes of one endpoint land in order: a full barrier on the compiler, and on processors that need one. */
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    memcpy(rkey->ptr + (remote_addr - rkey->base.addr), local, len);
+    copy(rkey->ptr + (remote_addr - rkey->base.addr), local, len);
     return WEIR_OK;
 }
 
