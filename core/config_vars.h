@@ -25,7 +25,7 @@ WI_CONFIG_TEXT(log_file, "WEIR_LOG_FILE", NULL, "", "File to append the log to, 
 WI_CONFIG_DURATION(timeout_ns, "WEIR_TIMEOUT", NULL, "30s", "100ms", "1h", "Bound of every wait; a peer that is silent for so long is dead.")
 
 /* Transport */
-WI_CONFIG_TEXT(device, "WEIR_DEVICE", NULL, "", "RDMA device and port, e.g. mlx5_0:1; empty: the first active port.")
+WI_CONFIG_TEXT(device, "WEIR_DEVICE", NULL, "", "RDMA device and port, e.g. mlx5_0:1, or a list of up to 4 that are used at once, in the same order on all hosts; empty: the port that WEIR_INTERFACE leads to, or the first active one.")
 WI_CONFIG_CHOICE(huge_pages, "WEIR_HUGE_PAGES", NULL, "auto", "auto|off|require", "Pages of pools; auto: reserved huge pages where some are free, else transparent ones; off: neither.")
 WI_CONFIG_TEXT(interface, "WEIR_INTERFACE", NULL, "", "Network interface or numeric address to listen on; empty: the one that leads to rank 0.")
 WI_CONFIG_CHOICE(intranode, "WEIR_INTRANODE", NULL, "shm", "shm|off", "How peers of the same host are reached; off: like all others.")
@@ -42,6 +42,7 @@ WI_CONFIG_SIZE(verbs_inline, "WEIR_VERBS_INLINE", NULL, "220", "0", "1K", "Longe
 WI_CONFIG_INT(verbs_receives, "WEIR_VERBS_RECEIVES", NULL, "8192", 64, 65536, "Signals and messages that can be on their way to this process over verbs, from all peers together.")
 WI_CONFIG_INT(verbs_retry, "WEIR_VERBS_RETRY", NULL, "6", 0, 7, "How often a packet without an answer is sent again before the connection ends; soft-RoCE takes 7 for without end.")
 WI_CONFIG_INT(verbs_rnr_retry, "WEIR_VERBS_RNR_RETRY", NULL, "7", 0, 7, "How often a signal or message is sent again to a target that has no receive for it; 7: without end.")
+WI_CONFIG_SIZE(verbs_stripe, "WEIR_VERBS_STRIPE", NULL, "128K", "16K", "1T", "Shortest put or get that is striped over the devices of WEIR_DEVICE.")
 WI_CONFIG_CHOICE(verbs_windows, "WEIR_VERBS_WINDOWS", NULL, "auto", "auto|on|off", "Whether a verbs key is a memory window on just what was exported, which the device revokes; auto: where the device has windows of type 2, else the key is that of the whole region.")
 
 /* Collectives */

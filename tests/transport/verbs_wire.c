@@ -218,10 +218,39 @@ static void test_credit_shares(void **state)
     assert_int_equal(wi_verbs_credit_share(8192, 8192), 128);
 }
 
+/* Lists of parts, one a device: what is added is found, damage stays within the bytes that are there. */
+static void test_lists(void **state)
+{
+    (void)state;
+    unsigned char list[64];
+    size_t len = 0, part_len;
+    assert_true(wi_verbs_list_add(list, sizeof(list), &len, 2, "two", 3));
+    assert_true(wi_verbs_list_add(list, sizeof(list), &len, 0, "", 0));
+    assert_int_equal(len, 1 + 2 + 3 + 2);
+    assert_true(wi_verbs_list_check(list, len));
+    assert_int_equal(wi_verbs_list_first(list), 2);
+    assert_memory_equal(wi_verbs_list_find(list, 2, &part_len), "two", 3);
+    assert_int_equal(part_len, 3);
+    assert_non_null(wi_verbs_list_find(list, 0, &part_len));
+    assert_null(wi_verbs_list_find(list, 1, &part_len));
+    size_t full = len;
+    assert_false(wi_verbs_list_add(list, len + 4, &len, 1, "one", 3));
+    assert_int_equal(len, full);
+    for (size_t cut = 0; cut < full; cut++) {
+        unsigned char *exact = malloc(cut + 1);
+        memcpy(exact, list, cut);
+        assert_false(wi_verbs_list_check(exact, cut));
+        free(exact);
+    }
+    list[1] = WI_VERBS_RAILS_MAX; /* no such place */
+    assert_false(wi_verbs_list_check(list, full));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_address_comes_back),
+        cmocka_unit_test(test_lists),
         cmocka_unit_test(test_address_needs_room),
         cmocka_unit_test(test_damaged_addresses),
         cmocka_unit_test(test_private_data),

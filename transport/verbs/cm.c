@@ -344,7 +344,7 @@ unsigned wi_verbs_cm_progress(struct verbs_iface *iface)
 weir_status wi_verbs_listen(struct verbs_iface *iface)
 {
     struct wi_verbs_address *address = &iface->choice.address;
-    if (getrandom(&address->cookie, sizeof(address->cookie), 0) != (ssize_t)sizeof(address->cookie))
+    if (!address->cookie && getrandom(&address->cookie, sizeof(address->cookie), 0) != (ssize_t)sizeof(address->cookie))
         return wi_error(WEIR_ERR_IO, "verbs: no random number: %s", strerror(errno));
     iface->channel = rdma_create_event_channel();
     if (!iface->channel)

@@ -51,6 +51,9 @@ static inline void received(struct verbs_iface *iface, const struct ibv_wc *wc)
     } else if (imm & WI_VERBS_IMM_MESSAGE) {
         if (link)
             wi_verbs_link_message(iface, link);
+    } else if (iface->fences) {
+        if (link && !wi_verbs_fence_signal(iface->fences, link, iface->choice.slot, imm))
+            wi_warn("verbs: rank %llu sends more signals ahead of their data than it may", (unsigned long long)link->peer_id);
     } else if (imm < iface->base.params.signals) {
         __atomic_store_n(&iface->base.signals[imm], iface->base.signals[imm] + 1, __ATOMIC_RELEASE);
     } else {

@@ -193,17 +193,57 @@ static weir_status find_candidates(const char *hint, struct candidate *candidate
 
 /* ---- Choice ------------------------------------------------------------------------------------------------------ */
 
-/* Splits WEIR_DEVICE into name and port (0: any). */
-static weir_status parse_device(const char *text, char name[64], unsigned *port)
+/* An entry of WEIR_DEVICE. */
+struct wish {
+    char name[64]; /* "": any */
+    unsigned port; /* 0: any */
+};
+
+/* Splits an entry into name and port. */
+static weir_status parse_device(const char *text, size_t len, struct wish *wish)
 {
-    const char *colon = strrchr(text, ':');
-    size_t len = colon ? (size_t)(colon - text) : strlen(text);
-    char *end = "";
-    *port = colon ? (unsigned)strtoul(colon + 1, &end, 10) : 0;
-    if (len == 0 || len >= 64 || *end || (colon && (*port == 0 || *port > 255)))
-        return wi_error(WEIR_ERR_CONFIG, "WEIR_DEVICE=%s: not a device and port; use e.g. mlx5_0:1", text);
-    snprintf(name, 64, "%.*s", (int)len, text);
+    char entry[80], *colon, *end = "";
+    if (len == 0 || len >= sizeof(wish->name) + 4)
+        return wi_error(WEIR_ERR_CONFIG,
+                        "WEIR_DEVICE=%s: not devices and ports; use e.g. mlx5_0:1 or mlx5_0:1,mlx5_1:1",
+                        wi_config()->device);
+    snprintf(entry, sizeof(entry), "%.*s", (int)len, text);
+    if ((colon = strrchr(entry, ':')))
+        *colon = '\0';
+    wish->port = colon ? (unsigned)strtoul(colon + 1, &end, 10) : 0;
+    if (!entry[0] || strlen(entry) >= sizeof(wish->name) || *end || (colon && (wish->port == 0 || wish->port > 255)))
+        return wi_error(WEIR_ERR_CONFIG, "WEIR_DEVICE=%s: '%.*s' is not a device and port; use e.g. mlx5_0:1",
+                        wi_config()->device, (int)len, text);
+    snprintf(wish->name, sizeof(wish->name), "%s", entry);
     return WEIR_OK;
+}
+
+/* Splits WEIR_DEVICE at its commas; empty: one wish for any. */
+static weir_status parse_devices(const char *text, struct wish wishes[WI_VERBS_RAILS_MAX], unsigned *count)
+{
+    *count = 0;
+    wishes[0] = (struct wish){.port = 0};
+    if (!text[0]) {
+        *count = 1;
+        return WEIR_OK;
+    }
+    for (const char *at = text;; at++) {
+        size_t len = strcspn(at, ",");
+        if (*count == WI_VERBS_RAILS_MAX)
+            return wi_error(WEIR_ERR_CONFIG, "WEIR_DEVICE=%s: at most %u devices can be used at once", text,
+                            WI_VERBS_RAILS_MAX);
+        struct wish *wish = &wishes[(*count)++];
+        weir_status status = parse_device(at, len, wish);
+        if (status != WEIR_OK)
+            return status;
+        for (unsigned i = 0; i + 1 < *count; i++)
+            if (strcmp(wishes[i].name, wish->name) == 0 &&
+                (wishes[i].port == wish->port || !wishes[i].port || !wish->port))
+                return wi_error(WEIR_ERR_CONFIG, "WEIR_DEVICE=%s: %s is named twice", text, wish->name);
+        at += len;
+        if (!*at)
+            return WEIR_OK;
+    }
 }
 
 static weir_status none_usable(const char *wanted)
@@ -212,7 +252,7 @@ static weir_status none_usable(const char *wanted)
     list_sysfs(names, sizeof(names));
     if (wanted[0])
         return wi_error(WEIR_ERR_NO_DEVICE,
-                        "verbs: WEIR_DEVICE=%s is not a device with an active port and an IP address; "
+                        "verbs: WEIR_DEVICE: %s is not a device with an active port and an IP address; "
                         "there are: %s",
                         wanted, names);
     return wi_error(WEIR_ERR_NO_DEVICE,
@@ -221,41 +261,60 @@ static weir_status none_usable(const char *wanted)
                     names);
 }
 
-weir_status wi_verbs_choose(const char *bind_address, struct verbs_choice *choice)
+/* The device that fits a wish, with at most `addresses` of its addresses. False: none does. */
+static bool choose_one(const struct candidate *candidates, unsigned count, const struct wish *wish, unsigned addresses,
+                       struct verbs_choice *choice)
 {
-    const struct wi_config *config = wi_config();
-    const char *hint = bind_address ? bind_address : config->interface;
-    char name[64] = "";
-    unsigned port = 0, count;
-    weir_status status = config->device[0] ? parse_device(config->device, name, &port) : WEIR_OK;
-    if (status != WEIR_OK || (status = check_devices()) != WEIR_OK)
-        return status;
-    struct candidate candidates[CANDIDATES_MAX];
-    if ((status = find_candidates(hint, candidates, &count)) != WEIR_OK)
-        return status;
-
     const struct candidate *best = NULL;
     for (unsigned i = 0; i < count; i++) {
         const struct candidate *candidate = &candidates[i];
-        if ((name[0] && strcmp(name, candidate->device)) || (port && port != candidate->port))
+        if ((wish->name[0] && strcmp(wish->name, candidate->device)) || (wish->port && wish->port != candidate->port))
             continue;
         if (!best || (candidate->hinted && !best->hinted))
             best = candidate;
     }
     if (!best)
-        return none_usable(config->device);
-    if (hint[0] && !best->hinted)
-        wi_debug("verbs: '%s' leads to no usable RDMA port; %s:%u is used", hint, best->device, best->port);
-
+        return false;
     *choice = (struct verbs_choice){.port = best->port};
     memcpy(choice->device, best->device, sizeof(choice->device));
-    for (unsigned i = 0; i < count && choice->address.count < WI_VERBS_ADDRESS_MAX; i++) {
+    for (unsigned i = 0; i < count && choice->address.count < addresses; i++) {
         const struct candidate *candidate = &candidates[i];
         if (candidate->port == best->port && strcmp(candidate->device, best->device) == 0 &&
             candidate->hinted == best->hinted)
             memcpy(&choice->address.ip[choice->address.count++], &candidate->ip, sizeof(choice->address.ip[0]));
     }
-    return WEIR_OK;
+    return true;
+}
+
+/* A listed device that exists but cannot be used now is left out, as long as another one is left. */
+weir_status wi_verbs_choose(const char *bind_address, struct verbs_choice choices[WI_VERBS_RAILS_MAX], unsigned *count)
+{
+    const struct wi_config *config = wi_config();
+    struct wish wishes[WI_VERBS_RAILS_MAX];
+    struct candidate candidates[CANDIDATES_MAX];
+    unsigned wish_count, candidate_count;
+    weir_status status = parse_devices(config->device, wishes, &wish_count);
+    if (status == WEIR_OK)
+        status = check_devices();
+    if (status == WEIR_OK)
+        status = find_candidates(bind_address ? bind_address : config->interface, candidates, &candidate_count);
+    if (status != WEIR_OK)
+        return status;
+    *count = 0;
+    for (unsigned i = 0; i < wish_count; i++) {
+        struct verbs_choice *choice = &choices[*count];
+        char path[128];
+        if (choose_one(candidates, candidate_count, &wishes[i], WI_VERBS_ADDRESS_MAX / wish_count, choice)) {
+            choice->slot = (uint8_t)i;
+            ++*count;
+            continue;
+        }
+        snprintf(path, sizeof(path), SYSFS "/%s", wishes[i].name);
+        if (wish_count == 1 || access(path, F_OK) != 0)
+            return none_usable(wishes[i].name);
+        wi_warn("verbs: %s of WEIR_DEVICE is left out: it has no active port with an IP address", wishes[i].name);
+    }
+    return *count > 0 ? WEIR_OK : none_usable(config->device);
 }
 
 /* ---- Opening ----------------------------------------------------------------------------------------------------- */
@@ -283,6 +342,21 @@ static uint32_t at_most(uint64_t wanted, int64_t limit)
     return limit > 0 && wanted > (uint64_t)limit ? (uint32_t)limit : (uint32_t)wanted;
 }
 
+/* Rate of a lane times lanes, in units of 2.5 Gb/s; both are codes. */
+static uint64_t port_speed(const struct ibv_port_attr *port)
+{
+    static const struct {
+        uint8_t code, value;
+    } speeds[] = {{1, 1}, {2, 2}, {4, 4}, {8, 4}, {16, 6}, {32, 10}, {64, 20}, {128, 40}},
+      widths[] = {{1, 1}, {2, 4}, {4, 8}, {8, 12}, {16, 2}};
+    uint64_t speed = 1, width = 1;
+    for (size_t i = 0; i < sizeof(speeds) / sizeof(speeds[0]); i++)
+        speed = speeds[i].code == port->active_speed ? speeds[i].value : speed;
+    for (size_t i = 0; i < sizeof(widths) / sizeof(widths[0]); i++)
+        width = widths[i].code == port->active_width ? widths[i].value : width;
+    return speed * width;
+}
+
 static weir_status query_limits(struct verbs_device *device, const struct verbs_choice *choice)
 {
     struct ibv_device_attr attr;
@@ -295,6 +369,7 @@ static weir_status query_limits(struct verbs_device *device, const struct verbs_
                         strerror(error));
     device->max_piece = port.max_msg_sz ? port.max_msg_sz : 1u << 30;
     device->mtu = port.active_mtu;
+    device->speed = port_speed(&port);
     device->max_depth = at_most(16384, attr.max_qp_wr);
     device->max_reads = (uint8_t)at_most(16, attr.max_qp_init_rd_atom);
     device->max_served = (uint8_t)at_most(16, attr.max_qp_rd_atom);

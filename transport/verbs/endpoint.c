@@ -187,6 +187,7 @@ static void ep_end(struct verbs_ep *ep, weir_status status)
 
 void wi_verbs_ep_abandon(struct verbs_ep *ep)
 {
+    ep->iface->endings++;
     ep_end(ep, ep->base.status);
 }
 

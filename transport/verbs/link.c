@@ -56,6 +56,8 @@ static void move_up(struct verbs_iface *iface, const struct verbs_link *link)
 static void link_free(struct verbs_iface *iface, struct verbs_link *link)
 {
     move_up(iface, link);
+    if (iface->fences)
+        wi_verbs_fence_leave(iface->fences, link);
     if (link->next)
         link->next->prev = link->prev;
     if (link->prev)
@@ -145,8 +147,10 @@ weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *i
                               "connection's message ring", &link->ring, &link->ring_mr);
     if (status != WEIR_OK)
         goto fail_link;
-    if ((status = create_qp(iface, link)) != WEIR_OK)
+    if (iface->fences && (status = wi_verbs_fence_join(iface->fences, link)) != WEIR_OK)
         goto fail_ring;
+    if ((status = create_qp(iface, link)) != WEIR_OK)
+        goto fail_fence;
     wi_verbs_credit_open(iface, link);
     link->end.id = id;
     id->context = &link->end;
@@ -159,6 +163,9 @@ weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *i
     *out = link;
     return WEIR_OK;
 
+fail_fence:
+    if (iface->fences)
+        wi_verbs_fence_leave(iface->fences, link);
 fail_ring:
     wi_verbs_block_destroy(link->ring, WI_VERBS_LINK_BYTES, link->ring_mr);
 fail_link:

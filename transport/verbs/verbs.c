@@ -25,8 +25,9 @@ enum {
 
 static weir_status probe(void)
 {
-    struct verbs_choice choice;
-    return wi_verbs_choose(NULL, &choice);
+    struct verbs_choice choices[WI_VERBS_RAILS_MAX];
+    unsigned count;
+    return wi_verbs_choose(NULL, choices, &count);
 }
 
 static weir_status open_epoll(struct verbs_iface *iface)
@@ -52,14 +53,30 @@ static void close_iface(struct wi_iface *base)
     if (iface->events_unacked > 0)
         ibv_ack_cq_events(iface->device.cq, iface->events_unacked);
     wi_verbs_device_close(&iface->device);
-    free(iface->base.signals);
+    if (!iface->fences)
+        free(iface->base.signals);
     free(iface->eps);
     free(iface->eps_free);
     free(iface->msg);
     free(iface);
 }
 
-static weir_status open_iface(const struct wi_iface_params *params, struct wi_iface **out)
+/* The first step that fails is the last one taken. */
+static weir_status open_steps(struct verbs_iface *iface)
+{
+    weir_status status = wi_verbs_device_open(&iface->device, &iface->choice);
+    if (status != WEIR_OK)
+        return status;
+    iface->cq_room = iface->device.cq_depth - iface->device.srq_depth;
+    iface->srq_used = iface->device.srq_depth;
+    status = wi_verbs_receives_post(iface);
+    if (status == WEIR_OK)
+        status = wi_verbs_listen(iface);
+    return status == WEIR_OK ? open_epoll(iface) : status;
+}
+
+weir_status wi_verbs_open_one(const struct wi_iface_params *params, const struct verbs_choice *choice,
+                              uint64_t *signals, struct verbs_fences *fences, struct verbs_iface **out)
 {
     struct verbs_iface *iface = calloc(1, sizeof(*iface));
     if (!iface)
@@ -67,39 +84,21 @@ static weir_status open_iface(const struct wi_iface_params *params, struct wi_if
     iface->base.ops = &wi_verbs_ops;
     iface->base.params = *params;
     iface->base.wakes_on_signal = true;
+    iface->base.signals = signals;
+    iface->fences = fences;
+    iface->choice = *choice;
     iface->epoll_fd = -1;
     iface->look_now = true;
-    size_t signals_size = ((size_t)params->signals * sizeof(uint64_t) + 63) / 64 * 64;
-    iface->base.signals = aligned_alloc(64, signals_size);
+    snprintf(iface->base.device, sizeof(iface->base.device), "%.58s:%u", choice->device, choice->port);
     iface->msg = malloc(sizeof(struct wi_msg) + WEIR_MSG_MAX);
-    weir_status status = WEIR_OK;
-    if (!iface->base.signals || !iface->msg)
-        status = wi_error(WEIR_ERR_NO_MEMORY, "verbs: out of memory");
-    else
-        memset(iface->base.signals, 0, signals_size);
-    /* Before anything is registered: a process that forks keeps its registered memory to itself. */
-    int error = status == WEIR_OK ? ibv_fork_init() : 0;
-    if (error)
-        wi_debug("verbs: fork support: %s", strerror(error));
-    if (status == WEIR_OK)
-        status = wi_verbs_choose(params->bind_address, &iface->choice);
-    if (status == WEIR_OK) {
-        snprintf(iface->base.device, sizeof(iface->base.device), "%.58s:%u", iface->choice.device, iface->choice.port);
-        status = wi_verbs_device_open(&iface->device, &iface->choice);
-    }
-    iface->cq_room = iface->device.cq_depth - iface->device.srq_depth;
-    iface->srq_used = iface->device.srq_depth;
-    if (status == WEIR_OK)
-        status = wi_verbs_receives_post(iface);
-    if (status == WEIR_OK)
-        status = wi_verbs_listen(iface);
-    if (status == WEIR_OK)
-        status = open_epoll(iface);
+    weir_status status = iface->msg ? open_steps(iface) : wi_error(WEIR_ERR_NO_MEMORY, "verbs: out of memory");
     if (status != WEIR_OK) {
+        if (!fences)
+            iface->base.signals = NULL; /* the caller's until this succeeds */
         close_iface(&iface->base);
         return status;
     }
-    *out = &iface->base;
+    *out = iface;
     return WEIR_OK;
 }
 
@@ -229,15 +228,15 @@ const struct wi_transport_ops wi_verbs_ops = {
     .name = "verbs",
     .wire_id = 3,
     .probe = probe,
-    .open = open_iface,
+    .open = wi_verbs_open,
     .close = close_iface,
-    .address = wi_verbs_address,
+    .address = wi_verbs_list_address,
     .mem_register = wi_verbs_mem_register,
     .mem_deregister = wi_verbs_mem_deregister,
-    .mem_export = wi_verbs_mem_export,
-    .rkey_import = wi_verbs_rkey_import,
+    .mem_export = wi_verbs_list_export,
+    .rkey_import = wi_verbs_list_import,
     .rkey_destroy = wi_verbs_rkey_destroy,
-    .ep_create = wi_verbs_ep_create,
+    .ep_create = wi_verbs_list_ep_create,
     .ep_connect = wi_verbs_ep_connect,
     .ep_reset = wi_verbs_ep_reset,
     .ep_query = wi_verbs_ep_query,

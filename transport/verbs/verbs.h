@@ -34,6 +34,7 @@ enum {
 struct verbs_choice {
     char device[64];
     uint8_t port;
+    uint8_t slot; /* place in WEIR_DEVICE */
     struct wi_verbs_address address;
 };
 
@@ -44,6 +45,7 @@ struct verbs_device {
     struct ibv_cq *cq;
     struct ibv_srq *srq;
     uint64_t max_piece; /* longest single operation */
+    uint64_t speed;     /* of the port, in units of 2.5 Gb/s */
     enum ibv_mtu mtu;   /* the port's, in force */
     uint32_t max_depth; /* send queue entries a queue pair can have */
     uint8_t max_reads;  /* reads and atomics outstanding, as initiator */
@@ -55,8 +57,11 @@ struct verbs_device {
     uint32_t srq_free; /* entries that are no link's share, see wire.h */
 };
 
-/* Finds the device and port that WEIR_DEVICE, `bind_address` (may be NULL) and WEIR_INTERFACE ask for. */
-weir_status wi_verbs_choose(const char *bind_address, struct verbs_choice *choice);
+/*
+ * Finds the devices and ports that WEIR_DEVICE, `bind_address` (may be NULL) and WEIR_INTERFACE ask for: one, unless
+ * WEIR_DEVICE lists several.
+ */
+weir_status wi_verbs_choose(const char *bind_address, struct verbs_choice choices[WI_VERBS_RAILS_MAX], unsigned *count);
 weir_status wi_verbs_device_open(struct verbs_device *device, const struct verbs_choice *choice);
 void wi_verbs_device_close(struct verbs_device *device); /* safe on a half-open one */
 
@@ -118,6 +123,7 @@ struct verbs_link {
     struct verbs_window *windows;
     uint32_t window_count;
 
+    struct verbs_group *group; /* several devices: the links of the same endpoint */
     uint32_t serial;
     uint32_t replies_posted, replies_done;
     bool failed;      /* one of them has failed */
@@ -210,6 +216,7 @@ struct verbs_ep {
     struct ibv_wc suspect; /* the target refused this; it may be dying, see completion.c */
     uint64_t suspect_ns;   /* since when, 0: not so */
 
+    uint8_t peer_slot;               /* place of the peer's device in its WEIR_DEVICE */
     bool connecting;                 /* counted by the interface */
     uint32_t stream, again;          /* names the endpoint at the target; how often it was connected before */
     struct wi_verbs_address address; /* of the peer */
@@ -232,6 +239,8 @@ struct verbs_iface {
     uint32_t connecting;     /* endpoints that are not connected yet */
     uint32_t suspects;       /* endpoints that wait for more news of their failure */
     uint32_t next_stream;
+    uint32_t endings;            /* of endpoints */
+    struct verbs_fences *fences; /* several devices: the context's, NULL: this is the only one */
 
     uint32_t cq_room;      /* completions that can still be outstanding */
     uint32_t cq_owed;      /* of ended queue pairs: come back when the queue was seen empty */
@@ -273,6 +282,20 @@ static inline uint64_t *wi_verbs_word(const struct verbs_ep *ep, unsigned index)
     return (uint64_t *)(void *)(ep->block + WI_VERBS_LINK_BYTES) + index;
 }
 
+/* Opens one device. `signals` and `fences` are the context's where there are several, else NULL (verbs.c). */
+weir_status wi_verbs_open_one(const struct wi_iface_params *params, const struct verbs_choice *choice,
+                              uint64_t *signals, struct verbs_fences *fences, struct verbs_iface **iface);
+
+/* Opens what WEIR_DEVICE asks for, one or several (rails.c). */
+weir_status wi_verbs_open(const struct wi_iface_params *params, struct wi_iface **iface);
+
+/* What a context with one device says and hears: lists with one part, or with more where the peer has more (list.c). */
+weir_status wi_verbs_list_address(struct wi_iface *iface, void *buf, size_t *len);
+weir_status wi_verbs_list_ep_create(struct wi_iface *iface, const void *address, size_t len, struct weir_ep **ep);
+weir_status wi_verbs_list_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len);
+weir_status wi_verbs_list_import(struct weir_ep *ep, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
+                                 struct weir_rkey **rkey);
+
 weir_status wi_verbs_listen(struct verbs_iface *iface);
 void wi_verbs_unlisten(struct verbs_iface *iface);
 unsigned wi_verbs_cm_progress(struct verbs_iface *iface);
@@ -311,6 +334,16 @@ void wi_verbs_link_message(struct verbs_iface *iface, struct verbs_link *link); 
 void wi_verbs_links_end_failed(struct verbs_iface *iface);
 struct wi_msg *wi_verbs_msg_peek(struct wi_iface *iface);
 void wi_verbs_msg_pop(struct wi_iface *iface);
+
+/* ---- Signals that wait for other devices (fence.c); see rails.h -------------------------------------------------- */
+
+struct verbs_fences *wi_verbs_fences_create(uint64_t *signals, uint32_t signal_count); /* NULL: out of memory */
+void wi_verbs_fences_destroy(struct verbs_fences *fences); /* all links have left */
+weir_status wi_verbs_fence_join(struct verbs_fences *fences, struct verbs_link *link);
+void wi_verbs_fence_leave(struct verbs_fences *fences, struct verbs_link *link);
+
+/* A signal or token has arrived on the device at place `slot`. False: more of them wait than the protocol allows. */
+bool wi_verbs_fence_signal(struct verbs_fences *fences, struct verbs_link *link, unsigned slot, uint32_t imm);
 
 /* ---- Credits (credit.c) ------------------------------------------------------------------------------------------ */
 

@@ -112,6 +112,53 @@ void wi_verbs_address_print(const struct sockaddr *ip, char *text, size_t size)
     snprintf(text, size, "%s port %u", number, ntohs(v4 ? in4->sin_port : in6->sin6_port));
 }
 
+bool wi_verbs_list_add(void *list, size_t room, size_t *len, unsigned slot, const void *part, size_t part_len)
+{
+    unsigned char *at = list;
+    size_t used = *len ? *len : 1;
+    if (part_len > 255 || used + 2 + part_len > room)
+        return false;
+    if (*len == 0)
+        at[0] = 0;
+    at[0]++;
+    at[used] = (unsigned char)slot;
+    at[used + 1] = (unsigned char)part_len;
+    memcpy(at + used + 2, part, part_len);
+    *len = used + 2 + part_len;
+    return true;
+}
+
+bool wi_verbs_list_check(const void *list, size_t len)
+{
+    const unsigned char *at = list;
+    if (len < 1 || at[0] == 0 || at[0] > WI_VERBS_RAILS_MAX)
+        return false;
+    size_t used = 1;
+    for (unsigned i = 0; i < at[0]; i++) {
+        if (len - used < 2 || at[used] >= WI_VERBS_RAILS_MAX || len - used - 2 < at[used + 1])
+            return false;
+        used += 2 + (size_t)at[used + 1];
+    }
+    return used == len;
+}
+
+const void *wi_verbs_list_find(const void *list, unsigned slot, size_t *part_len)
+{
+    const unsigned char *at = list, *part = at + 1;
+    for (unsigned i = 0; i < at[0]; i++, part += 2 + part[1]) {
+        if (part[0] != slot)
+            continue;
+        *part_len = part[1];
+        return part + 2;
+    }
+    return NULL;
+}
+
+unsigned wi_verbs_list_first(const void *list)
+{
+    return ((const unsigned char *)list)[1];
+}
+
 void wi_verbs_hello_encode(const struct wi_verbs_hello *hello, unsigned char buf[WI_VERBS_HELLO_SIZE])
 {
     store32(buf, MAGIC);

@@ -19,6 +19,11 @@
 #define WI_VERBS_ADDRESS_MAX 8           /* IP addresses in an address part at most */
 #define WI_VERBS_IMM_MESSAGE 0x80000000u /* immediate: a message arrived; without it: the number of a signal */
 #define WI_VERBS_IMM_REQUEST 0xc0000000u /* a request arrived, in the slot whose number is in the low bits */
+#define WI_VERBS_IMM_FENCE 0x40000000u   /* of several rails, see rails.h: a signal that waits for tokens, or a token */
+#define WI_VERBS_IMM_RAILS 0xfu          /* after the shift: rails whose tokens the signal waits for; 0: it is one */
+#define WI_VERBS_IMM_RAILS_SHIFT 26
+#define WI_VERBS_IMM_SIGNAL 0x03ffffffu /* the signal's number */
+#define WI_VERBS_RAILS_MAX 4u           /* devices in use at once */
 #define WI_VERBS_MIN_CREDITS 1u          /* immediates that every connection may have on their way */
 
 /* ---- Address part ------------------------------------------------------------------------------------------------ */
@@ -39,6 +44,23 @@ bool wi_verbs_address_decode(const void *buf, size_t len, struct wi_verbs_addres
 
 /* "10.0.0.1 port 4711", for errors. */
 void wi_verbs_address_print(const struct sockaddr *ip, char *text, size_t size);
+
+/* ---- Rails --------------------------------------------------------------------------------------------------------
+ *
+ * Addresses and keys hold a part for each device: a count, then of each its place in WEIR_DEVICE, length and bytes.
+ */
+
+/* Adds a part to a list, which begins with length 0; false: too little room. */
+bool wi_verbs_list_add(void *list, size_t room, size_t *len, unsigned slot, const void *part, size_t part_len);
+
+/* Is it a list, and nothing else? */
+bool wi_verbs_list_check(const void *list, size_t len);
+
+/* The part of a place in a list that was checked, or NULL. */
+const void *wi_verbs_list_find(const void *list, unsigned slot, size_t *part_len);
+
+/* The place of the first part; a list that was checked has one. */
+unsigned wi_verbs_list_first(const void *list);
 
 /* ---- Private data ------------------------------------------------------------------------------------------------ */
 
