@@ -65,6 +65,13 @@ static bool is_outstanding(const struct sim_ep *ep)
     return ep->una < ep->next_psn;
 }
 
+/* Does it send, now and then, what has to be answered? */
+static bool asks(const struct sim_ep *ep)
+{
+    bool idle = ep->state == SIM_EP_CONNECTED && !is_outstanding(ep);
+    return !idle || !wi_sim_is_broken(ep->iface->world, WI_SIM_BREAK_PROBE);
+}
+
 /* A round trip, with what can delay it. */
 static uint64_t first_wait_ns(const struct sim_ep *ep)
 {
@@ -102,7 +109,7 @@ static void ask(struct sim_ep *ep)
         wi_sim_tell_target(ep, SIM_REQUEST);
     else if (is_outstanding(ep))
         wi_sim_send_again(ep);
-    else if (!wi_sim_is_broken(ep->iface->world, WI_SIM_BREAK_PROBE))
+    else if (asks(ep))
         wi_sim_tell_target(ep, SIM_PROBE);
     ep->tries++;
     ep->retry_ns = ep->iface->world->now_ns + wait_ns(ep);
@@ -116,6 +123,8 @@ static void on_timer(void *arg)
     ep->timer = NULL;
     if (ep->state != SIM_EP_CONNECTING && ep->state != SIM_EP_CONNECTED)
         return;
+    if (!asks(ep))
+        ep->quiet_since_ns = world->now_ns;
     if (world->now_ns - ep->quiet_since_ns >= world->params.timeout_ns) {
         unsigned long long peer = ep->base.peer_id;
         if (ep->state == SIM_EP_CONNECTING)
@@ -137,8 +146,6 @@ void wi_sim_ep_moves(struct sim_ep *ep)
     ep->tries = 0;
     if (is_outstanding(ep) || ep->starved || ep->state == SIM_EP_CONNECTING)
         ep->retry_ns = world->now_ns + first_wait_ns(ep);
-    else if (wi_sim_is_broken(world, WI_SIM_BREAK_PROBE))
-        ep->quiet_since_ns = ep->retry_ns = UINT64_MAX / 2; /* it cannot tell */
     else
         ep->retry_ns = world->now_ns + world->params.timeout_ns / 4;
     set_timer(ep);
@@ -147,7 +154,7 @@ void wi_sim_ep_moves(struct sim_ep *ep)
 void wi_sim_ep_hurry(struct sim_ep *ep)
 {
     uint64_t soon_ns = ep->iface->world->now_ns + first_wait_ns(ep);
-    if (soon_ns < ep->retry_ns && !wi_sim_is_broken(ep->iface->world, WI_SIM_BREAK_PROBE)) {
+    if (soon_ns < ep->retry_ns) {
         ep->retry_ns = soon_ns;
         set_timer(ep);
     }

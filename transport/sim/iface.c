@@ -150,6 +150,13 @@ static void disarm(struct wi_iface *base)
 
 /* ---- Death ------------------------------------------------------------------------------------------------------- */
 
+void wi_sim_iface_break(struct sim_iface *iface, const char *why)
+{
+    for (struct sim_ep *ep = iface->eps; ep; ep = ep->next)
+        if (ep->state != SIM_EP_NEW)
+            wi_sim_ep_break(ep, WEIR_ERR_PEER_GONE, "%s", why);
+}
+
 void wi_sim_iface_kill(struct sim_iface *iface, int rank, bool noticed)
 {
     if (iface->rank != rank || iface->dead)
@@ -159,8 +166,7 @@ void wi_sim_iface_kill(struct sim_iface *iface, int rank, bool noticed)
     iface->dead = true;
     iface->silent = !noticed;
     drop_connections(iface);
-    for (struct sim_ep *ep = iface->eps; ep; ep = ep->next)
-        wi_sim_ep_break(ep, WEIR_ERR_PEER_GONE, "sim: this rank was killed");
+    wi_sim_iface_break(iface, "sim: this rank was killed");
 }
 
 const struct wi_transport_ops wi_sim_ops = {

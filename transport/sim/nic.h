@@ -183,6 +183,9 @@ void wi_sim_raise(struct sim_iface *iface);
 /* Would one of the rank's descriptors be readable? */
 bool wi_sim_rank_has_event(const struct wi_sim_world *world, int rank);
 
+/* Breaks all endpoints that have begun to connect. */
+void wi_sim_iface_break(struct sim_iface *iface, const char *why);
+
 /* Ends the interface if it is the rank's. */
 void wi_sim_iface_kill(struct sim_iface *iface, int rank, bool noticed);
 

@@ -301,6 +301,14 @@ void wi_sim_continue(struct wi_sim_world *world, int rank)
     world->ranks[rank].stopped = false;
 }
 
+void wi_sim_break(struct wi_sim_world *world, int rank)
+{
+    wi_sim_note(world, "the endpoints of rank %d break", rank);
+    for (size_t i = 0; i < world->iface_count; i++)
+        if (world->ifaces[i] && world->ifaces[i]->rank == rank)
+            wi_sim_iface_break(world->ifaces[i], "sim: an error of the network card");
+}
+
 void wi_sim_cut(struct wi_sim_world *world, int from, int to, bool cut)
 {
     wi_sim_note(world, "the way from %d to %d is %s", from, to, cut ? "cut" : "mended");
