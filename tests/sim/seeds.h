@@ -10,7 +10,7 @@
 
 #include <weir/weir.h>
 
-enum { RANKS = 4, AREA = 16384, EPOCHS = 64 };
+enum { RANKS = 8, AREA = 16384, EPOCHS = 64 };
 
 #define TIMEOUT_NS   200000000ull /* WEIR_TIMEOUT of all runs */
 #define TIMEOUT_TEXT "200ms"
@@ -61,14 +61,21 @@ struct run {
 
 struct protocol {
     const char *name, *about;
-    bool lingers;                   /* its targets let others wait */
-    bool reconnects;                /* two ranks, whose connections break instead of their lives */
+    bool lingers;     /* its targets let others wait */
+    bool reconnects;  /* two ranks, whose connections break instead of their lives */
+    uint64_t slow_ns; /* what its calls may take longer than others */
+    int ranks_max;
+    void (*begin)(struct run *run); /* before the ranks; may be NULL */
     void (*body)(struct node *n);   /* of each rank */
     void (*check)(struct run *run); /* after all have ended; may be NULL */
 };
 
 extern const struct protocol protocols[];
 extern const int protocol_count;
+
+/* collectives.c */
+void collectives_begin(struct run *run);
+void collectives_body(struct node *n);
 
 /* The run has failed; the first reason counts. */
 void run_failed(struct run *run, const char *format, ...) __attribute__((format(printf, 2, 3)));

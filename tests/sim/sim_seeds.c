@@ -66,7 +66,7 @@ bool call_ok(struct node *n, const char *what, weir_status status)
 bool wait_ok(struct node *n, const char *what, weir_status status, uint64_t since_ns)
 {
     uint64_t took_ns = wi_sim_now(n->run->world) - since_ns;
-    uint64_t bound_ns = n->run->prompt ? PROMPT_NS : CALL_BOUND_NS;
+    uint64_t bound_ns = n->run->prompt ? PROMPT_NS : CALL_BOUND_NS + n->run->protocol->slow_ns;
     if (took_ns > bound_ns)
         run_failed(n->run, "rank %d: %s took %.6f s", n->rank, what, (double)took_ns / 1e9);
     return call_ok(n, what, status);
@@ -187,12 +187,12 @@ static void prepare(struct run *run, struct wi_sim_world *world, const struct pr
     run->world = world;
     run->seed = seed;
     run->random = wi_sim_mix(seed);
-    run->ranks = (int)wi_sim_between(&run->random, 2, RANKS);
-    if (protocol->reconnects)
-        run->ranks = 2;
+    run->ranks = (int)wi_sim_between(&run->random, 2, (uint64_t)protocol->ranks_max);
     draw_network(run);
     wi_sim_begin(world, &run->params);
     schedule_faults(run);
+    if (protocol->begin)
+        protocol->begin(run);
     for (int i = 0; i < run->ranks; i++) {
         run->node[i].run = run;
         run->node[i].rank = i;

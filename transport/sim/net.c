@@ -11,7 +11,7 @@ struct sim_packet *wi_sim_packet(enum sim_kind kind, uint32_t data_len)
 {
     struct sim_packet *packet = malloc(sizeof(*packet) + data_len);
     if (packet) {
-        *packet = (struct sim_packet){.kind = kind, .len = data_len};
+        *packet = (struct sim_packet){.kind = kind, .len = data_len, .data_len = data_len};
         packet->to_target = kind == SIM_REQUEST || kind == SIM_DATA || kind == SIM_PROBE || kind == SIM_CLOSE;
     }
     return packet;
@@ -180,9 +180,8 @@ void wi_sim_send(const struct sim_iface *from, struct sim_packet *packet)
     packet->from = from->number;
     packet->from_rank = from->rank;
     if (wi_sim_chance(&world->random, world->params.duplicate_ppm)) {
-        uint32_t data_len = packet->kind == SIM_DATA && packet->verb == SIM_READ ? 0 : packet->len;
-        if ((twin = malloc(sizeof(*twin) + data_len)))
-            memcpy(twin, packet, sizeof(*twin) + data_len);
+        if ((twin = malloc(sizeof(*twin) + packet->data_len)))
+            memcpy(twin, packet, sizeof(*twin) + packet->data_len);
     }
     launch(world, packet, arrival_time(world, packet));
     if (twin) {

@@ -50,7 +50,8 @@ struct sim_packet {
     uint64_t consumed;
     uint64_t addr, key, value;
     uint32_t signal;
-    uint32_t len; /* of data; of what is to be read */
+    uint32_t len;      /* of data, of what is to be read or added to */
+    uint32_t data_len; /* what is in `data` */
     unsigned char data[];
 };
 

@@ -1,0 +1,36 @@
+/*
+ * The bootstrap of a simulated job, in place of the library's: weir_boot_put() and its like over a table of this
+ * process, on virtual time. A killed rank becomes known after a while, as the store would notice it; the job then has
+ * failed.
+ */
+#ifndef TESTS_SIM_BOOT_H
+#define TESTS_SIM_BOOT_H
+
+#include "transport/sim/world.h"
+
+#include <weir/bootstrap.h>
+
+enum { BOOT_ENTRIES = 64, BOOT_VALUE = 4096 };
+
+struct boot_job {
+    struct wi_sim_world *world;
+    int ranks;
+    uint64_t timeout_ns;
+    uint64_t news_ns; /* how long the news of a failure takes */
+    int entries;
+    struct {
+        char key[WEIR_BOOT_KEY_MAX + 1];
+        size_t len;
+        unsigned char value[BOOT_VALUE];
+    } entry[BOOT_ENTRIES];
+    weir_status failure;
+    uint64_t failed_ns;
+    char sentence[512];
+};
+
+struct weir_boot {
+    struct boot_job *job;
+    int rank;
+};
+
+#endif
