@@ -10,14 +10,11 @@
 #include "transport/verbs/verbs.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 
 enum {
-    LISTEN_BACKLOG = 1024,
     RESOLVE_MS = 2000,
     REJECTED_NO_LISTENER = 8, /* reasons of the InfiniBand CM */
     REJECTED_BY_CONSUMER = 28,
@@ -34,7 +31,8 @@ struct event {
     unsigned char data[256];
 };
 
-/* ---- End of a connection -------------------------------------------------------------------------------------------- */
+/* ---- End of a connection --------------------------------------------------------------------------------------------
+ */
 
 void wi_verbs_end(struct verbs_end *end)
 {
@@ -75,6 +73,9 @@ static void set_traffic_class(struct rdma_cm_id *id)
 weir_status wi_verbs_connect(struct verbs_ep *ep)
 {
     struct verbs_iface *iface = ep->iface;
+    weir_status status = wi_verbs_usable(iface);
+    if (status != WEIR_OK)
+        return status;
     for (; ep->attempt < ep->address.count; ep->attempt++) {
         struct sockaddr *target = &ep->address.ip[ep->attempt].any;
         struct sockaddr_storage source;
@@ -99,6 +100,10 @@ weir_status wi_verbs_connect(struct verbs_ep *ep)
 
 static void ep_failed(struct verbs_ep *ep, weir_status status, const char *why)
 {
+    if (status == WEIR_ERR_PEER_UNREACHABLE && wi_verbs_usable(ep->iface) != WEIR_OK) { /* that is why */
+        status = WEIR_ERR_NO_DEVICE;
+        why = weir_last_error();
+    }
     wi_ep_fail(&ep->base, status, "connecting to rank %llu over verbs: %s", (unsigned long long)ep->base.peer_id, why);
     wi_verbs_ep_abandon(ep);
 }
@@ -164,7 +169,8 @@ static void connected(struct verbs_ep *ep, const struct event *event)
         ep_failed(ep, WEIR_ERR_PROTOCOL, "its answer is not that of this peer");
         return;
     }
-    if (wi_verbs_qp_up(ep->iface, &ep->end, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE, ep->base.peer_id) != WEIR_OK ||
+    if (wi_verbs_qp_up(ep->iface, &ep->end, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE, ep->base.peer_id) !=
+            WEIR_OK ||
         rdma_establish(ep->end.id)) {
         ep_failed(ep, WEIR_ERR_IO, "the queue pair cannot be set up");
         return;
@@ -210,8 +216,7 @@ static void ep_event(struct verbs_ep *ep, const struct event *event)
         wi_verbs_ep_abandon(ep);
         break;
     case RDMA_CM_EVENT_DEVICE_REMOVAL:
-        wi_ep_fail(&ep->base, WEIR_ERR_NO_DEVICE, "%s was removed", ep->iface->base.device);
-        wi_verbs_ep_abandon(ep);
+        wi_verbs_device_lost(ep->iface, "was removed");
         break;
     default:
         break;
@@ -327,6 +332,8 @@ unsigned wi_verbs_cm_progress(struct verbs_iface *iface)
         wi_trace("verbs: %s, status %d", rdma_event_str(event.type), event.status);
         if (event.type == RDMA_CM_EVENT_CONNECT_REQUEST)
             requested(iface, &event);
+        else if (event.end->kind == VERBS_LISTENER && event.type == RDMA_CM_EVENT_DEVICE_REMOVAL)
+            wi_verbs_device_lost(iface, "was removed");
         else if (event.end->kind == VERBS_EP)
             ep_event((struct verbs_ep *)((char *)event.end - offsetof(struct verbs_ep, end)), &event);
         else if (event.end->kind == VERBS_LINK)
@@ -335,53 +342,4 @@ unsigned wi_verbs_cm_progress(struct verbs_iface *iface)
     if (count == 64)
         iface->look_now = true;
     return count;
-}
-
-/* ---- Listening -----------------------------------------------------------------------------------------------------
- */
-
-/* One listener for each address, on a port of the kernel's choice. */
-weir_status wi_verbs_listen(struct verbs_iface *iface)
-{
-    struct wi_verbs_address *address = &iface->choice.address;
-    if (!address->cookie && getrandom(&address->cookie, sizeof(address->cookie), 0) != (ssize_t)sizeof(address->cookie))
-        return wi_error(WEIR_ERR_IO, "verbs: no random number: %s", strerror(errno));
-    iface->channel = rdma_create_event_channel();
-    if (!iface->channel)
-        return wi_error(WEIR_ERR_IO, "verbs: no channel to the connection manager: %s", strerror(errno));
-    int flags = fcntl(iface->channel->fd, F_GETFL);
-    if (flags < 0 || fcntl(iface->channel->fd, F_SETFL, flags | O_NONBLOCK) < 0)
-        return wi_error(WEIR_ERR_IO, "verbs: connection manager's channel: %s", strerror(errno));
-    for (unsigned i = 0; i < address->count; i++) {
-        struct verbs_end *end = &iface->listeners[i];
-        struct sockaddr *ip = &address->ip[i].any;
-        char place[80];
-        ((struct sockaddr_in *)(void *)ip)->sin_port = 0; /* at the same place in both families */
-        wi_verbs_address_print(ip, place, sizeof(place));
-        end->kind = VERBS_LISTENER;
-        if (rdma_create_id(iface->channel, &end->id, end, RDMA_PS_TCP)) {
-            end->id = NULL;
-            return wi_error(WEIR_ERR_IO, "verbs: no id to listen with: %s", strerror(errno));
-        }
-        if (rdma_bind_addr(end->id, ip) || rdma_listen(end->id, LISTEN_BACKLOG))
-            return wi_error(WEIR_ERR_IO, "verbs: cannot listen at %s: %s", place, strerror(errno));
-        ((struct sockaddr_in *)(void *)ip)->sin_port = rdma_get_src_port(end->id);
-    }
-    return WEIR_OK;
-}
-
-void wi_verbs_unlisten(struct verbs_iface *iface)
-{
-    for (unsigned i = 0; i < WI_VERBS_ADDRESS_MAX; i++)
-        wi_verbs_end(&iface->listeners[i]);
-    if (iface->channel)
-        rdma_destroy_event_channel(iface->channel);
-    iface->channel = NULL;
-}
-
-weir_status wi_verbs_address(struct wi_iface *iface, void *buf, size_t *len)
-{
-    if (!wi_verbs_address_encode(&verbs_iface(iface)->choice.address, buf, len))
-        return wi_error(WEIR_ERR_RANGE, "address: %zu bytes are too little room for the verbs part", *len);
-    return WEIR_OK;
 }

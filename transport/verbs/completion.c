@@ -53,7 +53,8 @@ static inline void received(struct verbs_iface *iface, const struct ibv_wc *wc)
             wi_verbs_link_message(iface, link);
     } else if (iface->fences) {
         if (link && !wi_verbs_fence_signal(iface->fences, link, iface->choice.slot, imm))
-            wi_warn("verbs: rank %llu sends more signals ahead of their data than it may", (unsigned long long)link->peer_id);
+            wi_warn("verbs: rank %llu sends more signals ahead of their data than it may",
+                    (unsigned long long)link->peer_id);
     } else if (imm < iface->base.params.signals) {
         __atomic_store_n(&iface->base.signals[imm], iface->base.signals[imm] + 1, __ATOMIC_RELEASE);
     } else {
@@ -111,6 +112,10 @@ static void end_failed(struct verbs_ep *ep, const struct ibv_wc *wc)
     uint32_t sequence = (uint32_t)wc->wr_id;
     const char *cause;
     weir_status status = explain(wc->status, &cause);
+    if (wc->status == IBV_WC_RETRY_EXC_ERR && wi_verbs_usable(ep->iface) != WEIR_OK) {
+        status = WEIR_ERR_NO_DEVICE;
+        cause = ep->iface->lost[0] ? "the device is lost" : "the port is down here; check cable, switch and interface";
+    }
     wi_ep_fail(&ep->base, status, "%s rank %llu over %s: %s (%s, vendor 0x%x)",
                names[ep->slots[sequence & ep->mask].kind], (unsigned long long)ep->base.peer_id, ep->iface->base.device,
                cause, ibv_wc_status_str(wc->status), wc->vendor_err);

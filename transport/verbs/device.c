@@ -261,9 +261,32 @@ static weir_status none_usable(const char *wanted)
                     names);
 }
 
-/* The device that fits a wish, with at most `addresses` of its addresses. False: none does. */
-static bool choose_one(const struct candidate *candidates, unsigned count, const struct wish *wish, unsigned addresses,
-                       struct verbs_choice *choice)
+/* Those of the candidates that belong to a choice. */
+static void collect(const struct candidate *candidates, unsigned count, const struct verbs_choice *choice,
+                    struct wi_verbs_address *address)
+{
+    address->count = 0;
+    for (unsigned i = 0; i < count && address->count < choice->addresses_max; i++) {
+        const struct candidate *candidate = &candidates[i];
+        if (candidate->port == choice->port && strcmp(candidate->device, choice->device) == 0 &&
+            candidate->hinted == choice->hinted)
+            memcpy(&address->ip[address->count++], &candidate->ip, sizeof(address->ip[0]));
+    }
+}
+
+weir_status wi_verbs_addresses(const struct verbs_choice *choice, struct wi_verbs_address *address)
+{
+    struct candidate candidates[CANDIDATES_MAX];
+    unsigned count;
+    weir_status status = find_candidates(choice->hint, candidates, &count);
+    memset(address, 0, sizeof(*address));
+    if (status == WEIR_OK)
+        collect(candidates, count, choice, address);
+    return status;
+}
+
+/* The device that fits a wish; those that were hinted at first. NULL: none does. */
+static const struct candidate *choose_one(const struct candidate *candidates, unsigned count, const struct wish *wish)
 {
     const struct candidate *best = NULL;
     for (unsigned i = 0; i < count; i++) {
@@ -273,17 +296,7 @@ static bool choose_one(const struct candidate *candidates, unsigned count, const
         if (!best || (candidate->hinted && !best->hinted))
             best = candidate;
     }
-    if (!best)
-        return false;
-    *choice = (struct verbs_choice){.port = best->port};
-    memcpy(choice->device, best->device, sizeof(choice->device));
-    for (unsigned i = 0; i < count && choice->address.count < addresses; i++) {
-        const struct candidate *candidate = &candidates[i];
-        if (candidate->port == best->port && strcmp(candidate->device, best->device) == 0 &&
-            candidate->hinted == best->hinted)
-            memcpy(&choice->address.ip[choice->address.count++], &candidate->ip, sizeof(choice->address.ip[0]));
-    }
-    return true;
+    return best;
 }
 
 /* A listed device that exists but cannot be used now is left out, as long as another one is left. */
@@ -296,17 +309,22 @@ weir_status wi_verbs_choose(const char *bind_address, struct verbs_choice choice
     weir_status status = parse_devices(config->device, wishes, &wish_count);
     if (status == WEIR_OK)
         status = check_devices();
+    const char *hint = bind_address ? bind_address : config->interface;
     if (status == WEIR_OK)
-        status = find_candidates(bind_address ? bind_address : config->interface, candidates, &candidate_count);
+        status = find_candidates(hint, candidates, &candidate_count);
     if (status != WEIR_OK)
         return status;
     *count = 0;
     for (unsigned i = 0; i < wish_count; i++) {
-        struct verbs_choice *choice = &choices[*count];
         char path[128];
-        if (choose_one(candidates, candidate_count, &wishes[i], WI_VERBS_ADDRESS_MAX / wish_count, choice)) {
-            choice->slot = (uint8_t)i;
-            ++*count;
+        const struct candidate *best = choose_one(candidates, candidate_count, &wishes[i]);
+        if (best) {
+            struct verbs_choice *choice = &choices[(*count)++];
+            *choice = (struct verbs_choice){.port = best->port, .slot = (uint8_t)i, .hinted = best->hinted};
+            memcpy(choice->device, best->device, sizeof(choice->device));
+            snprintf(choice->hint, sizeof(choice->hint), "%s", hint);
+            choice->addresses_max = (uint8_t)(WI_VERBS_ADDRESS_MAX / wish_count);
+            collect(candidates, candidate_count, choice, &choice->address);
             continue;
         }
         snprintf(path, sizeof(path), SYSFS "/%s", wishes[i].name);

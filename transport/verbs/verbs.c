@@ -102,45 +102,6 @@ weir_status wi_verbs_open_one(const struct wi_iface_params *params, const struct
     return WEIR_OK;
 }
 
-/* ---- Events of the device
- * -------------------------------------------------------------------------------------------- */
-
-static void fail_all(struct verbs_iface *iface, const char *event)
-{
-    for (uint32_t i = 0; i < iface->eps_room; i++) {
-        struct verbs_ep *ep = iface->eps[i];
-        if (!ep || ep->base.status != WEIR_OK)
-            continue;
-        wi_ep_fail(&ep->base, WEIR_ERR_NO_DEVICE, "connection to rank %llu: %s reports '%s'",
-                   (unsigned long long)ep->base.peer_id, iface->base.device, event);
-        wi_verbs_ep_abandon(ep);
-    }
-}
-
-static bool async_event(struct verbs_iface *iface)
-{
-    struct ibv_async_event event;
-    if (ibv_get_async_event(iface->device.context, &event))
-        return false;
-    ibv_ack_async_event(&event);
-    const char *text = ibv_event_type_str(event.event_type);
-    switch (event.event_type) {
-    case IBV_EVENT_DEVICE_FATAL:
-    case IBV_EVENT_CQ_ERR:
-    case IBV_EVENT_SRQ_ERR:
-        wi_warn("%s reports '%s': all its connections end", iface->base.device, text);
-        fail_all(iface, text);
-        break;
-    case IBV_EVENT_PORT_ERR: /* operations end by themselves if it does not come back before their last try */
-        wi_warn("%s: port %d is down", iface->base.device, event.element.port_num);
-        break;
-    default: /* of a queue pair: its initiator sees it by a completion and ends the connection */
-        wi_debug("%s reports '%s'", iface->base.device, text);
-        break;
-    }
-    return true;
-}
-
 /* ---- Progress
  * -------------------------------------------------------------------------------------------------------- */
 
@@ -154,8 +115,9 @@ static unsigned look(struct verbs_iface *iface)
     iface->look_ns = wi_now_ns();
     poll(fds, 2, 0);
     if (fds[1].revents)
-        while (count < 64 && async_event(iface))
-            count++;
+        count += wi_verbs_events(iface);
+    if (iface->addresses_changed && !iface->port_down)
+        wi_verbs_listen_anew(iface);
     if (fds[0].revents)
         count += wi_verbs_cm_progress(iface);
     if (iface->suspects)

@@ -34,7 +34,10 @@ enum {
 struct verbs_choice {
     char device[64];
     uint8_t port;
-    uint8_t slot; /* place in WEIR_DEVICE */
+    uint8_t slot;           /* place in WEIR_DEVICE */
+    uint8_t addresses_max;  /* that may be listened at */
+    bool hinted;            /* only at those that fit `hint` */
+    char hint[64];          /* the interface or address that was asked for */
     struct wi_verbs_address address;
 };
 
@@ -62,6 +65,8 @@ struct verbs_device {
  * WEIR_DEVICE lists several.
  */
 weir_status wi_verbs_choose(const char *bind_address, struct verbs_choice choices[WI_VERBS_RAILS_MAX], unsigned *count);
+/* The addresses that the device has now, ports left out. */
+weir_status wi_verbs_addresses(const struct verbs_choice *choice, struct wi_verbs_address *address);
 weir_status wi_verbs_device_open(struct verbs_device *device, const struct verbs_choice *choice);
 void wi_verbs_device_close(struct verbs_device *device); /* safe on a half-open one */
 
@@ -240,6 +245,8 @@ struct verbs_iface {
     uint32_t suspects;       /* endpoints that wait for more news of their failure */
     uint32_t next_stream;
     uint32_t endings;            /* of endpoints */
+    bool port_down, addresses_changed;
+    char lost[64]; /* what has become of the device, "": nothing */
     struct verbs_fences *fences; /* several devices: the context's, NULL: this is the only one */
 
     uint32_t cq_room;      /* completions that can still be outstanding */
@@ -298,6 +305,7 @@ weir_status wi_verbs_list_import(struct weir_ep *ep, const void *blob, size_t bl
 
 weir_status wi_verbs_listen(struct verbs_iface *iface);
 void wi_verbs_unlisten(struct verbs_iface *iface);
+void wi_verbs_listen_anew(struct verbs_iface *iface); /* its addresses have changed (listen.c) */
 unsigned wi_verbs_cm_progress(struct verbs_iface *iface);
 weir_status wi_verbs_address(struct wi_iface *iface, void *buf, size_t *len);
 
@@ -309,6 +317,16 @@ void wi_verbs_end(struct verbs_end *end);
 
 /* Takes a queue pair from its birth to where it sends and receives (qp.c). */
 weir_status wi_verbs_qp_up(struct verbs_iface *iface, struct verbs_end *end, unsigned access, uint64_t peer_id);
+
+/* ---- Events of the device (events.c) ------------------------------------------------------------------------------ */
+
+unsigned wi_verbs_events(struct verbs_iface *iface); /* handles what is there; returns how many */
+
+/* Ends all endpoints: the device is no more. `why` follows its name, e.g. "was removed". */
+void wi_verbs_device_lost(struct verbs_iface *iface, const char *why);
+
+/* May a connection be made? WEIR_ERR_NO_DEVICE: the device is lost, or its port down. */
+weir_status wi_verbs_usable(struct verbs_iface *iface);
 
 /* ---- Endpoints (endpoint.c) -------------------------------------------------------------------------------------- */
 
