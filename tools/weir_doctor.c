@@ -37,7 +37,7 @@ static const struct check checks[] = {
     {"host", "clock", check_clock, false},
     {"host", "time", check_time, true},
     {"limits", "memlock", check_memlock, false},
-    {"limits", "files", check_files, false},
+    {"limits", "open files", check_files, false},
     {"limits", "huge pages", check_huge_pages, false},
     {"network", "interface", check_interface, false},
     {"network", "route", check_route, false},

@@ -110,11 +110,11 @@ class Limits(unittest.TestCase):
 
     def test_few_files(self):
         report = self.limited("--nofile=64:64")
-        self.assertEqual((report.level("files"), report.status), ("fail", 1))
-        self.assertRegex(report.text("files"), "^64 can be open.* -> ulimit -n 4096")
-        self.assertEqual(self.limited("--nofile=1000:1000").level("files"), "warn")
-        self.assertEqual(self.limited("--nofile=1000:1000", WEIR_WORLD_SIZE="512").level("files"), "fail")
-        self.assertEqual(self.limited("--nofile=4096:4096").level("files"), "ok")
+        self.assertEqual((report.level("open files"), report.status), ("fail", 1))
+        self.assertRegex(report.text("open files"), "^64 can be open.* -> ulimit -n 4096")
+        self.assertEqual(self.limited("--nofile=1000:1000").level("open files"), "warn")
+        self.assertEqual(self.limited("--nofile=1000:1000", WEIR_WORLD_SIZE="512").level("open files"), "fail")
+        self.assertEqual(self.limited("--nofile=4096:4096").level("open files"), "ok")
 
     def test_little_memory_to_lock(self):
         levels = {"verbs": "fail", "ucx": "note", "shm": "note"}

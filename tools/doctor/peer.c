@@ -298,8 +298,13 @@ static weir_status meet(struct peer *peer)
 {
     struct doctor *doctor = peer->doctor;
     weir_boot_params params = {.size = sizeof(params), .world_size = 2, .servers = 0, .master_port = doctor->port};
+    char master[256];
+    doctor_variable("WEIR_MASTER_ADDR", master, sizeof(master));
     params.rank = params.local_rank = !peer->serves;
-    params.master_addr = !peer->serves ? doctor->to_numeric : doctor->local.text[0] ? doctor->local.text : "127.0.0.1";
+    if (!peer->serves)
+        params.master_addr = doctor->to_numeric;
+    else if (strcmp(master, "127.0.0.1") == 0 && doctor->local.text[0]) /* nobody said where to serve */
+        params.master_addr = doctor->local.text;
     weir_status status;
     do {
         status = weir_boot_create(&params, &peer->boot);

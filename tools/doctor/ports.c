@@ -116,8 +116,15 @@ static void list_others(const struct rdma_gid *gids, size_t count, const struct 
     }
 }
 
+static bool has_routable(const struct doctor *doctor, const struct rdma_port *port)
+{
+    struct rdma_gid gids[RDMA_GIDS_MAX];
+    size_t count = rdma_list_gids(doctor->root, port, gids, RDMA_GIDS_MAX);
+    return strcmp(port->link_layer, "InfiniBand") == 0 ? count > 0 : first_routable(gids, count) != NULL;
+}
+
 /* Over InfiniBand the port's own GID counts and addresses are IPoIB's; over Ethernet each GID stands for an address. */
-static void check_port_gids(struct doctor *doctor, const struct rdma_port *port, bool only)
+static void check_port_gids(struct doctor *doctor, const struct rdma_port *port, bool others_serve)
 {
     struct rdma_gid gids[RDMA_GIDS_MAX];
     char text[INET6_ADDRSTRLEN], others[DOCTOR_TEXT / 2];
@@ -135,7 +142,7 @@ static void check_port_gids(struct doctor *doctor, const struct rdma_port *port,
     used = used ? used : first_routable(gids, count);
     list_others(gids, count, used, others, sizeof(others));
     if (!used) {
-        doctor_say(doctor, only ? doctor_blame(doctor->verbs) : DOCTOR_NOTE,
+        doctor_say(doctor, others_serve ? DOCTOR_NOTE : doctor_blame(doctor->verbs),
                    "%s:%u has no GID of an IP address that can be routed (there are: %s) -> give %s one: ip addr add "
                    "ADDRESS/LENGTH dev %s",
                    port->device, port->number, others[0] ? others : "none", port->netdev[0] ? port->netdev : "it",
@@ -174,10 +181,13 @@ static void check_way(struct doctor *doctor, const struct inventory *inventory)
 void check_gids(struct doctor *doctor)
 {
     struct inventory inventory;
+    bool any = false;
     take_inventory(doctor, &inventory);
+    for (size_t i = 0; i < inventory.count && !any; i++)
+        any = is_active(&inventory, &inventory.ports[i]) && has_routable(doctor, &inventory.ports[i]);
     for (size_t i = 0; i < inventory.count; i++)
         if (is_active(&inventory, &inventory.ports[i]))
-            check_port_gids(doctor, &inventory.ports[i], inventory.active == 1);
+            check_port_gids(doctor, &inventory.ports[i], any);
     check_way(doctor, &inventory);
 }
 

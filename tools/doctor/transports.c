@@ -23,11 +23,13 @@ static const char *without_name(const char *sentence, const char *name)
 }
 
 /* Becomes the process of the trial; its complaints come as the sentence, so standard error is not needed. */
-static void become_trial(const char *transport, int out)
+static void become_trial(const struct doctor *doctor, const char *transport, int out)
 {
     setenv("WEIR_TRANSPORT", transport, 1);
     setenv("WEIR_INTRANODE", strcmp(transport, "shm") == 0 ? "shm" : "off", 1);
     setenv("WEIR_TIMEOUT", "10s", 0);
+    if (doctor->local.text[0])
+        setenv("WEIR_INTERFACE", doctor->local.text, 0); /* as a job binds to the address that leads to rank 0 */
     unsetenv("WEIR_LOG_FILE");
     dup2(out, STDOUT_FILENO);
     if (!getenv("WEIR_LOG") && !freopen("/dev/null", "w", stderr))
@@ -61,7 +63,7 @@ static bool read_answer(int fd, char *answer, size_t size)
 }
 
 /* What the trial said: "ok DEVICE", "fail SENTENCE", or how it ended without a word. */
-static void run_trial(const char *transport, char *answer, size_t size)
+static void run_trial(const struct doctor *doctor, const char *transport, char *answer, size_t size)
 {
     int ends[2], status = 0;
     answer[0] = '\0';
@@ -73,7 +75,7 @@ static void run_trial(const char *transport, char *answer, size_t size)
     pid_t child = fork();
     if (child == 0) {
         close(ends[0]);
-        become_trial(transport, ends[1]);
+        become_trial(doctor, transport, ends[1]);
     }
     close(ends[1]);
     bool ended = child > 0 && read_answer(ends[0], answer, size);
@@ -100,11 +102,12 @@ static bool check_transport(struct doctor *doctor, const char *name, enum doctor
         doctor_say(doctor, doctor_blame(need), "%s", without_name(text, name));
         return false;
     }
-    if (!doctor->trials) {
-        doctor_say(doctor, DOCTOR_OK, "can be used, by its own look; not tried");
+    if (!doctor->trials || need == DOCTOR_UNUSED) {
+        doctor_say(doctor, DOCTOR_OK, "can be used, by its own look; not tried%s",
+                   doctor->trials ? ", as WEIR_TRANSPORT does not ask for it" : "");
         return true;
     }
-    run_trial(name, text, sizeof(text));
+    run_trial(doctor, name, text, sizeof(text));
     if (strncmp(text, "ok ", 3) == 0)
         doctor_say(doctor, DOCTOR_OK, "%s", text + 3);
     else

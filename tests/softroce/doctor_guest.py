@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""`weir doctor` where there are two RDMA devices on one link (scripts/softroce --nodes 2): each case breaks something for
+real, looks at what the doctor says, and mends it again. As root, in the guest: what it breaks is the machine's."""
+import contextlib
+import ctypes
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
+import doctor as shared # noqa: E402
+
+TOOL, SCRIPTS = sys.argv.pop(1), sys.argv.pop(1)
+NODE0, NODE1 = os.environ.get("WEIR_SOFTROCE_NODE0"), os.environ.get("WEIR_SOFTROCE_NODE1")
+doctor = functools.partial(shared.doctor, TOOL, WEIR_TRANSPORT="verbs")
+look = functools.partial(doctor, "--no-trial")
+
+
+def shell(script):
+    subprocess.run(["sh", "-ec", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def net(script):
+    """With the functions that made the devices."""
+    shell(f". {SCRIPTS}/lib/softroce/net.sh; {script}")
+
+
+@contextlib.contextmanager
+def other_network(script, back="rxe_remove; rxe_pair 4200"):
+    """Whatever a case does to the devices, the next one finds two whole ones."""
+    net(script)
+    try:
+        yield
+    finally:
+        net(back)
+
+
+class Devices(unittest.TestCase):
+    def expect(self, report, check, text, level="fail"):
+        self.assertEqual(report.level(check), level, report.findings)
+        self.assertRegex(report.text(check), text)
+        self.assertEqual(report.status, int(level == "fail"), report.findings)
+
+    def test_all_is_well(self):
+        report = doctor("--to", NODE1)
+        self.assertEqual(report.status, 0, report.findings)
+        for check in ("devices", "modules", "files", "port", "gid", "mtu", "verbs"):
+            self.assertEqual(report.level(check), "ok", report.findings)
+        self.assertIn("rdma_rxe", report.text("modules"))
+        self.assertRegex(report.text("gid"), rf"rxe0:1: \d+ = {NODE0} \(RoCE v2\) would be used to {NODE1}; also ")
+        self.assertIn("works on rxe0:1", report.text("verbs"))
+
+    def test_no_device(self):
+        with other_network("rdma link del rxe0; rdma link del rxe1",
+                           "rdma link add rxe0 type rxe netdev weirv0; rdma link add rxe1 type rxe netdev weirv1"):
+            self.expect(look(), "devices", "none: .* -> load the adapter's driver")
+
+    def test_port_down(self):
+        with other_network("ip link set weirv0 down; ip link set weirv1 down"):
+            report = look()
+            self.expect(report, "port", r"rxe0:1 is DOWN, physically \w+ \(Ethernet, weirv0\) -> ip link set weirv0 up")
+            self.assertEqual(report.level("verbs"), "fail")
+            self.assertIn("no port of", report.text("verbs"))
+
+    def test_only_link_local_gids(self):
+        with other_network(f"ip addr flush dev weirv0 scope global; ip addr flush dev weirv1 scope global; "
+                           "ip addr add fe80::7/64 dev weirv0 nodad"):
+            report = look()
+            self.expect(report, "gid", r"rxe0:1 has no GID of an IP address that can be routed \(there are: \d+ = fe80::.*\) -> "
+                                       "give weirv0 one: ip addr add")
+
+    def test_route_that_leads_elsewhere(self):
+        with other_network("ip link add weirv2 type dummy; ip addr add 10.79.0.1/24 dev weirv2; ip link set weirv2 up",
+                           "ip link del weirv2"):
+            self.expect(look("--to", "10.79.0.2"), "gid", "the route to 10.79.0.2 leads out of weirv2, which is no active RDMA port")
+
+
+class Process(unittest.TestCase):
+    def test_little_memory_to_lock(self):
+        weak = ["prlimit", "--memlock=65536:65536", "setpriv", "--bounding-set=-ipc_lock"]
+        report = doctor(prefix=weak)
+        self.assertEqual((report.level("memlock"), report.level("verbs"), report.status), ("fail", "fail", 1))
+        self.assertRegex(report.text("memlock"), "^64 KiB can be registered.* -> ulimit -l unlimited")
+        self.assertIn("memlock", report.text("verbs"))
+
+    def test_files_that_may_not_be_opened(self):
+        nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        os.chmod("/dev/infiniband/uverbs0", 0o600)
+        try:
+            report = look(prefix=nobody)
+        finally:
+            os.chmod("/dev/infiniband/uverbs0", 0o666)
+        self.assertEqual((report.level("files"), report.status), ("fail", 1))
+        self.assertRegex(report.text("files"), r"uverbs0: Permission denied \(mode 600 of root:root\) -> chmod 0666")
+
+    def test_files_that_are_missing(self):
+        """As in a container without --device=/dev/infiniband."""
+        bare = ["unshare", "-m", "sh", "-ec", 'mount -t tmpfs none /dev/infiniband; exec "$@"', "sh"]
+        report = look(prefix=["unshare", "-p", "-f", "--mount-proc", *bare])
+        self.assertEqual(report.level("files"), "fail")
+        self.assertIn("/dev/infiniband/rdma_cm is missing", report.text("files"))
+        self.assertRegex(report.text("files"), "--device=/dev/infiniband|pass /dev/infiniband into the container|device plugin")
+
+    def test_module_that_is_not_loaded(self):
+        libc = ctypes.CDLL(None, use_errno=True)
+        module = next(pathlib.Path("/lib/modules").glob(f"{os.uname().release}/kernel/drivers/infiniband/core/rdma_ucm.ko*"))
+        self.assertEqual(libc.syscall(176, b"rdma_ucm", os.O_NONBLOCK), 0, os.strerror(ctypes.get_errno()))
+        try:
+            report = look()
+        finally:
+            with open(module, "rb") as file:
+                self.assertEqual(libc.syscall(313, file.fileno(), b"", 0), 0, os.strerror(ctypes.get_errno()))
+            os.chmod("/dev/infiniband/rdma_cm", 0o666)
+        self.assertEqual((report.level("modules"), report.status), ("fail", 1))
+        self.assertRegex(report.text("modules"), "not loaded: rdma_ucm -> modprobe -a rdma_ucm")
+
+
+class Peers(unittest.TestCase):
+    """Two doctors, one on each device: what they say to each other crosses the link."""
+
+    def meet(self, serve_variables=None, peer_variables=None, peer=NODE1, **both):
+        both = {"WEIR_TRANSPORT": "verbs", "WEIR_INTRANODE": "off", "WEIR_TIMEOUT": "2s", **both}
+        return shared.meeting(TOOL, peer, 29400,
+                              {**both, "WEIR_DEVICE": "rxe1", "WEIR_INTERFACE": NODE1, **(serve_variables or {})},
+                              {**both, "WEIR_DEVICE": "rxe0", "WEIR_INTERFACE": NODE0, **(peer_variables or {})})
+
+    def test_end_to_end(self):
+        serve, came = self.meet(WEIR_TIMEOUT="20s")
+        self.assertEqual((serve.status, came.status), (0, 0), (serve.findings, came.findings))
+        self.assertRegex(came.text("connect"), rf"here verbs by rxe0:1, GID \d+ {NODE0}, MTU 4096; "
+                                               rf"there verbs by rxe1:1, GID \d+ {NODE1}, MTU 4096")
+        self.assertGreater(came.all["latency_us"], 0)
+        self.assertEqual(came.all["to_peer_gb_s"], serve.all["from_peer_gb_s"])
+
+    def test_mtus_that_differ(self):
+        with other_network("ip link set weirv1 mtu 1500", "ip link set weirv1 mtu 4200"):
+            serve, came = self.meet()
+        self.assertEqual((serve.status, came.status), (1, 1))
+        self.assertEqual((serve.level("connect"), came.level("connect")), ("warn", "warn"))
+        self.assertIn("weirv1 has MTU 1500, so RDMA packets carry 1024 bytes of at most 4096 -> ip link set weirv1 mtu 4200",
+                      serve.text("mtu"))
+        self.assertIn("packets of 4096 bytes leave here and of 1024 there", came.text("connect"))
+        self.assertEqual(came.level("latency"), "ok")
+        self.assertEqual(came.level("write"), "fail")
+        self.assertIn("small writes arrive and large ones do not", came.text("write"))
+
+    def test_peer_that_cannot_be_reached(self):
+        """The store is reached in another way than the transport, whose link loses everything."""
+        with other_network("ip link add weirv2 type dummy; ip addr add 10.79.0.1/24 dev weirv2; ip link set weirv2 up; "
+                           "tc qdisc add dev weirv0 root netem loss 100%",
+                           "tc qdisc del dev weirv0 root; ip link del weirv2"):
+            serve, came = self.meet(peer="10.79.0.1", WEIR_MASTER_ADDR="10.79.0.1")
+        for report in (serve, came):
+            self.assertEqual((report.level("version"), report.level("transport"), report.level("connect")), ("ok", "ok", "fail"))
+            self.assertIn("one RDMA network", report.text("connect"))
+        self.assertIn("here: ", came.text("connect"))
+
+    def test_peer_without_a_device(self):
+        serve, came = self.meet({"WEIR_DEVICE": "rxe7"})
+        self.assertEqual((serve.status, came.status), (1, 1))
+        self.assertIn("WEIR_DEVICE=rxe7: there is no such port -> take one of: rxe0:1, rxe1:1", serve.text("port"))
+        self.assertRegex(serve.text("transport"), "^here: verbs: WEIR_DEVICE=rxe7")
+        self.assertRegex(came.text("transport"), "^softroce: verbs: WEIR_DEVICE=rxe7")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
