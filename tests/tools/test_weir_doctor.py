@@ -458,7 +458,7 @@ class Adapters(unittest.TestCase):
         report = self.examine()
         self.assertIn("ECN on priorities 3;", report.text("traffic"))
         self.assertIn("Global tclass=106", report.text("traffic"))
-        self.assertIn("traffic class 32", self.examine(WEIR_VERBS_TRAFFIC_CLASS="32").text("traffic"))
+        self.assertIn("traffic class 32", self.examine(WEIR_TC="32").text("traffic"))
 
     def test_clock(self):
         self.write("sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet")

@@ -50,7 +50,7 @@ static void describe_class(const struct doctor *doctor, const struct rdma_port *
 {
     char ours[32], theirs[128];
     long tos = 0;
-    doctor_variable("WEIR_VERBS_TRAFFIC_CLASS", ours, sizeof(ours));
+    doctor_variable("WEIR_TC", ours, sizeof(ours));
     if (ours[0] && ours[0] != '-')
         append(text, size, "; traffic class %s", ours);
     else if (read_text(doctor->root, theirs, sizeof(theirs), "/sys/class/infiniband/%s/tc/%u/traffic_class", port->device,
@@ -61,7 +61,7 @@ static void describe_class(const struct doctor *doctor, const struct rdma_port *
                          port->number))
         append(text, size, "; traffic class of the connection manager: %ld", tos);
     else
-        append(text, size, "; traffic class: the system's (WEIR_VERBS_TRAFFIC_CLASS sets it)");
+        append(text, size, "; traffic class: the system's (WEIR_TC sets it)");
 }
 
 void check_traffic(struct doctor *doctor)
