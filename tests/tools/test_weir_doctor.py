@@ -20,7 +20,9 @@ doctor = functools.partial(shared.doctor, TOOL)
 
 
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    """Free on all addresses, as the store binds to all: a connection that ended may still hold a port of 127.0.0.2."""
+    with socket.create_server(("", 0), family=socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET,
+                              dualstack_ipv6=socket.has_dualstack_ipv6()) as server:
         return server.getsockname()[1]
 
 
