@@ -197,13 +197,18 @@ void weir_ctx_attend(void *ctx)
 
 /* ---- Sleeping ---- */
 
+static int bound_of(const struct weir_ctx *ctx, int timeout_ms)
+{
+    return timeout_ms >= 0 && timeout_ms < ctx->sleep_max_ms ? timeout_ms : ctx->sleep_max_ms;
+}
+
 /* Sleeps without the lock, until something has come or another thread rouses us. */
 static void sleep_here(struct weir_ctx *ctx, int timeout_ms)
 {
     struct wi_iface *first = ctx->iface[0];
     struct epoll_event events[8];
     uint64_t count;
-    int bound_ms = timeout_ms >= 0 && timeout_ms < ctx->sleep_max_ms ? timeout_ms : ctx->sleep_max_ms;
+    int bound_ms = bound_of(ctx, timeout_ms);
     bool nothing_else = ctx->watched == 0 || wi_time_is_virtual();
     bool on_memory = ctx->iface_count == 1 && nothing_else && first->ops->sleep;
     ctx->sleeps++;
@@ -227,7 +232,7 @@ static void sleep_here(struct weir_ctx *ctx, int timeout_ms)
 /* Another thread sleeps under the same arming: whatever wakes it wakes us. */
 static void sleep_beside(struct weir_ctx *ctx, int timeout_ms)
 {
-    uint64_t bound_ms = timeout_ms >= 0 && timeout_ms < ctx->sleep_max_ms ? (uint64_t)timeout_ms : SLEEP_MAX_MS;
+    uint64_t bound_ms = (uint64_t)bound_of(ctx, timeout_ms);
     uint64_t end_ns = wi_now_ns() + bound_ms * WI_NS_PER_MS;
     struct timespec end = {.tv_sec = (time_t)(end_ns / WI_NS_PER_S), .tv_nsec = (long)(end_ns % WI_NS_PER_S)};
     ctx->sleeps++;
