@@ -27,12 +27,18 @@ function(weir_sources)
     target_sources(weir_objects PRIVATE ${ARGN})
 endfunction()
 
-# A package the library needs: its headers for our sources, its libraries for whoever links us.
+# A package the library needs: its headers for our sources, its libraries for whoever links us. PRIVATE_BY_NAME: these
+# words link it for those who link libweir statically, instead of its .pc file.
 function(weir_needs_package prefix)
-    pkg_check_modules(${prefix} REQUIRED IMPORTED_TARGET GLOBAL ${ARGN})
+    cmake_parse_arguments(PARSE_ARGV 1 arg "" "" PRIVATE_BY_NAME)
+    pkg_check_modules(${prefix} REQUIRED IMPORTED_TARGET GLOBAL ${arg_UNPARSED_ARGUMENTS})
     target_link_libraries(weir_objects PRIVATE PkgConfig::${prefix})
     set_property(GLOBAL APPEND PROPERTY WEIR_LINK PkgConfig::${prefix})
-    set_property(GLOBAL APPEND PROPERTY WEIR_PC_PRIVATE ${ARGN})
+    if(arg_PRIVATE_BY_NAME)
+        set_property(GLOBAL APPEND PROPERTY WEIR_PC_LIBS ${arg_PRIVATE_BY_NAME})
+    else()
+        set_property(GLOBAL APPEND PROPERTY WEIR_PC_PRIVATE ${arg_UNPARSED_ARGUMENTS})
+    endif()
 endfunction()
 
 # libweir, shared and static, with what is installed beside it.
@@ -42,6 +48,8 @@ macro(weir_library)
     get_property(weir_link GLOBAL PROPERTY WEIR_LINK)
     get_property(weir_pc_private GLOBAL PROPERTY WEIR_PC_PRIVATE)
     string(REPLACE ";" " " WEIR_PC_PRIVATE "${weir_pc_private}")
+    get_property(weir_pc_libs GLOBAL PROPERTY WEIR_PC_LIBS)
+    string(REPLACE ";" " " WEIR_PC_LIBS "${weir_pc_libs}")
 
     add_library(weir SHARED $<TARGET_OBJECTS:weir_objects>)
     add_library(weir_static STATIC $<TARGET_OBJECTS:weir_objects>)

@@ -8,6 +8,7 @@
 #include "collectives/comm.h"
 #include "core/clock.h"
 #include "core/error.h"
+#include "core/trace.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -370,7 +371,7 @@ static void look_up_memory(struct weir_comm *comm)
     run->offered = run->schedule.offers && run->result_mem;
 }
 
-weir_status wi_run(struct weir_comm *comm, const struct wi_call *call, const void *input, void *result)
+static weir_status run(struct weir_comm *comm, const struct wi_call *call, const void *input, void *result)
 {
     struct wi_run *run = &comm->run;
     comm->seq++;
@@ -394,4 +395,20 @@ weir_status wi_run(struct weir_comm *comm, const struct wi_call *call, const voi
     look_up_memory(comm);
     weir_status status = run->schedule.offers ? wi_offer_send(comm) : WEIR_OK;
     return status == WEIR_OK ? turn(comm) : status;
+}
+
+weir_status wi_run(struct weir_comm *comm, const struct wi_call *call, const void *input, void *result)
+{
+    static const char *const names[] = {[WI_BARRIER] = "barrier",
+                                        [WI_BROADCAST] = "broadcast",
+                                        [WI_ALLREDUCE] = "allreduce",
+                                        [WI_OPEN] = "open communicator",
+                                        [WI_CLOSE] = "close communicator"};
+    if (!wi_trace_on())
+        return run(comm, call, input, result);
+    uint64_t start_ns = wi_now_ns();
+    weir_status status = run(comm, call, input, result);
+    wi_trace_span(names[call->kind], "collective", start_ns, wi_now_ns(), "\"count\": %llu, \"status\": \"%s\"",
+                  (unsigned long long)call->count, weir_status_string(status));
+    return status;
 }

@@ -24,6 +24,12 @@ WI_CONFIG_CHOICE(log_level, "WEIR_LOG", NULL, "warn", "error|warn|info|debug|tra
 WI_CONFIG_TEXT(log_file, "WEIR_LOG_FILE", NULL, "", "File to append the log to, %r in it becomes the rank; empty: standard error.")
 WI_CONFIG_DURATION(timeout_ns, "WEIR_TIMEOUT", NULL, "30s", "100ms", "1h", "Bound of every wait; a peer that is silent for so long is dead.")
 
+/* Seen from outside */
+WI_CONFIG_TEXT(metrics_file, "WEIR_METRICS_FILE", NULL, "", "File that the counters are written to as Prometheus text, again and again; %r in it becomes the rank.")
+WI_CONFIG_DURATION(metrics_interval_ns, "WEIR_METRICS_INTERVAL", NULL, "5s", "100ms", "1h", "How often WEIR_METRICS_FILE is written.")
+WI_CONFIG_TEXT(metrics_listen, "WEIR_METRICS_LISTEN", NULL, "", "Where the counters are served over HTTP (/metrics), as [ADDRESS:]PORT; the local rank is added to the port.")
+WI_CONFIG_TEXT(trace_file, "WEIR_TRACE", NULL, "", "File for a Chrome trace of operations and collectives; %r in it becomes the rank.")
+
 /* Transport */
 WI_CONFIG_TEXT(device, "WEIR_DEVICE", NULL, "", "RDMA device and port, e.g. mlx5_0:1, or a list of up to 4 that are used at once, in the same order on all hosts; empty: the port that WEIR_INTERFACE leads to, or the first active one.")
 WI_CONFIG_CHOICE(huge_pages, "WEIR_HUGE_PAGES", NULL, "auto", "auto|off|require", "Pages of pools; auto: reserved huge pages where some are free, else transparent ones; off: neither.")

@@ -11,18 +11,29 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* A TCP port that was free a moment ago, at all addresses, as rank 0 will listen there; 0: none. */
+/*
+ * A TCP port that nobody uses; 0: none. The socket stays bound, without listening, for the life of the processes: with
+ * SO_REUSEADDR on both sides the store may listen there, while the kernel gives the port to nobody else.
+ */
 static int free_port(void)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_ANY)};
+    struct sockaddr_in6 address = {.sin6_family = AF_INET6};
     socklen_t len = sizeof(address);
-    int port = 0, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
+    int on = 1, off = 0, fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) { /* a host without IPv6 */
+        struct sockaddr_in in4 = {.sin_family = AF_INET};
+        fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        len = sizeof(in4);
+        if (fd < 0 || bind(fd, (struct sockaddr *)&in4, len) || getsockname(fd, (struct sockaddr *)&in4, &len) ||
+            setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)))
+            return 0;
+        return ntohs(in4.sin_port);
+    }
+    if (setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)) || bind(fd, (struct sockaddr *)&address, len) ||
+        getsockname(fd, (struct sockaddr *)&address, &len) ||
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)))
         return 0;
-    if (bind(fd, (struct sockaddr *)&address, len) == 0 && getsockname(fd, (struct sockaddr *)&address, &len) == 0)
-        port = ntohs(address.sin_port);
-    close(fd);
-    return port;
+    return ntohs(address.sin6_port);
 }
 
 static void set_number(const char *name, int value)

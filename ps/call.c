@@ -8,6 +8,7 @@
 
 #include "core/clock.h"
 #include "core/error.h"
+#include "core/trace.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -287,6 +288,9 @@ static weir_status run(weir_ps_table *table, uint8_t op, const float *send, floa
         return status;
     status = exchange(&t);
     free(space.many);
+    if (wi_trace_on())
+        wi_trace_span(name_of(op), "parameter server", start_ns, wi_now_ns(), "\"count\": %llu, \"status\": \"%s\"",
+                      (unsigned long long)table->open.count, weir_status_string(status));
     if (status == WEIR_OK) {
         count_call(&t, start_ns);
         return WEIR_OK;

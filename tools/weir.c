@@ -16,6 +16,7 @@ static const struct command commands[] = {
     {"doctor", weir_doctor_main, "is everything there that the transport needs, and what to do when not"},
     {"info", weir_info_main, "what this build and this machine can do; --env lists all variables"},
     {"run", weir_run_main, "start the processes of a job on this host"},
+    {"top", weir_top_main, "what the ranks of a job do just now"},
 };
 
 enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };

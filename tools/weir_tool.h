@@ -15,5 +15,6 @@
 int weir_doctor_main(int argc, char **argv);
 int weir_info_main(int argc, char **argv);
 int weir_run_main(int argc, char **argv);
+int weir_top_main(int argc, char **argv);
 
 #endif

@@ -4,7 +4,9 @@
 #include "core/clock.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/trace.h"
 #include "transport/blob.h"
+#include "transport/exporter.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +53,9 @@ weir_status weir_ctx_create(const weir_ctx_params *user, weir_ctx **out)
     ctx->signal_used = calloc(ctx->signal_count, 1);
     if (!ctx->signal_used)
         status = wi_error(WEIR_ERR_NO_MEMORY, "context: out of memory for %u signals", ctx->signal_count);
+    wi_trace_open(config->trace_file, (int)ctx->id, (int)config->world_size);
+    if (status == WEIR_OK)
+        status = wi_stats_init(&ctx->stats, wi_exporter_wanted(config), wi_trace_on());
     if (status == WEIR_OK)
         status = wi_ctx_open_ifaces(ctx, &params, config);
     if (status == WEIR_OK)
@@ -59,6 +64,7 @@ weir_status weir_ctx_create(const weir_ctx_params *user, weir_ctx **out)
         weir_ctx_destroy(ctx);
         return status;
     }
+    wi_exporter_start(ctx, config, &ctx->exporter);
     *out = ctx;
     return WEIR_OK;
 }
@@ -70,6 +76,8 @@ void weir_ctx_destroy(weir_ctx *ctx)
         return;
     while (ctx->eps)
         wi_ep_close(ctx->eps);
+    wi_exporter_stop(ctx->exporter);
+    wi_trace_flush();
     while (ctx->pools)
         weir_pool_destroy(ctx->pools);
     while (ctx->mem_count > 0)
@@ -80,6 +88,7 @@ void weir_ctx_destroy(weir_ctx *ctx)
     pthread_mutex_destroy(&ctx->lock);
     free(ctx->mems);
     free(ctx->signal_used);
+    wi_stats_fini(&ctx->stats);
     free(ctx);
 }
 

@@ -4,6 +4,7 @@
 
 #include "core/config.h"
 #include "transport/ops.h"
+#include "transport/stats.h"
 
 #include <pthread.h>
 
@@ -37,6 +38,9 @@ struct weir_ctx {
     struct weir_pool *pools;
     unsigned char *signal_used; /* one byte a signal */
     uint32_t signal_count;
+
+    struct wi_stats stats;
+    struct wi_exporter *exporter; /* NULL: nobody wants to see them */
 
     /* Sleeping; see sleep.c. */
     int epoll_fd;

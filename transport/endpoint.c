@@ -18,6 +18,7 @@ void wi_ep_fail(struct weir_ep *ep, weir_status status, const char *format, ...)
     va_end(args);
     __atomic_store_n(&ep->status, status, __ATOMIC_RELEASE); /* weir_ep_status() reads without the lock */
     if (ep->ctx) {
+        wi_stat_add(&ep->stats->failures, 1);
         __atomic_fetch_add(&ep->ctx->ep_failures, 1, __ATOMIC_RELEASE);
         ep->ctx->stirred = true;
     }
@@ -81,6 +82,7 @@ static weir_status try_iface(struct weir_ctx *ctx, struct wi_iface *iface, const
     (*ep)->iface = iface;
     (*ep)->ops = iface->ops;
     (*ep)->peer_id = blob->field[0];
+    (*ep)->stats = wi_stats_peer(&ctx->stats, blob->field[0], iface->ops->name);
     list_add(ctx, *ep);
     wi_debug("endpoint to rank %llu over %s", (unsigned long long)(*ep)->peer_id, iface->ops->name);
     return WEIR_OK;
@@ -111,8 +113,11 @@ weir_status weir_ep_create(weir_ctx *ctx, const void *address, size_t len, weir_
 
 void wi_ep_close(struct weir_ep *ep)
 {
-    list_remove(ep->ctx, ep);
+    struct weir_ctx *ctx = ep->ctx;
+    list_remove(ctx, ep);
     ep->ops->ep_close(ep);
+    if (ctx->stats.samples_busy > 0) /* their users' completions may go after this */
+        wi_samples_collect(&ctx->stats);
 }
 
 void weir_ep_close(weir_ep *ep)

@@ -97,12 +97,14 @@ weir_status wi_mem_add(struct weir_ctx *ctx, const struct wi_mem_desc *desc, boo
         free(mem);
         return status;
     }
+    wi_stat_add(&ctx->stats.registered_bytes, desc->len);
     *out = mem;
     return WEIR_OK;
 }
 
 void wi_mem_remove(struct weir_mem *mem)
 {
+    wi_stat_add(&mem->ctx->stats.registered_bytes, -(uint64_t)mem->desc.len);
     table_remove(mem->ctx, mem);
     deregister_all(mem);
     free(mem);

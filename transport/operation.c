@@ -8,7 +8,7 @@
 
 /* One operation's arguments, for those that have to be tried again. */
 struct post {
-    const char *name; /* for errors */
+    enum wi_op op;
     void *local;
     struct weir_mem *mem;
     size_t len;
@@ -70,13 +70,13 @@ static weir_status post_slowly(struct weir_ep *ep, const struct post *post, post
     double bound_s = (double)ctx->timeout_ns / 1e9;
     if (!ep->ready) {
         wi_ep_fail(ep, WEIR_ERR_PEER_UNREACHABLE, "%s to rank %llu: it did not accept the %s connection within %.1f s",
-                   post->name, peer, ep->ops->name, bound_s);
+                   wi_op_names[post->op], peer, ep->ops->name, bound_s);
         return weir_ep_status(ep);
     }
     return wi_error(WEIR_ERR_TIMEOUT,
                     "%s to rank %llu: the peer has made no room for it within %.1f s; it must make progress "
                     "(weir_progress() or any wait)",
-                    post->name, peer, bound_s);
+                    wi_op_names[post->op], peer, bound_s);
 }
 
 /* What to do about a first try that came to nothing. A lost connection ends the endpoint at once, not some time later. */
@@ -89,16 +89,44 @@ static weir_status not_posted(struct weir_ep *ep, const struct post *post, post_
     return status;
 }
 
-static inline weir_status post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+/* Under the lock. */
+static inline weir_status try_post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
 {
     weir_status status = WEIR_ERR_AGAIN;
-    wi_ctx_lock(ep->ctx);
     if (__builtin_expect(ep->status != WEIR_OK, 0))
         status = weir_ep_status(ep);
     else if (__builtin_expect(ep->ready, 1))
         status = once(ep, post, local_mr(ep, post));
     if (__builtin_expect(status != WEIR_OK, 0))
         status = not_posted(ep, post, once, status);
+    return status;
+}
+
+/* The same for an operation that may be timed. */
+static weir_status post_observed(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+{
+    struct wi_stats *stats = &ep->ctx->stats;
+    struct wi_sample *sample = wi_sample_begin(stats, ep->stats, post->op, post->len, post->comp);
+    if (!sample)
+        return try_post(ep, post, once);
+    struct post timed = *post;
+    timed.comp = &sample->comp;
+    weir_status status = try_post(ep, &timed, once);
+    wi_sample_posted(stats, sample, status);
+    return status;
+}
+
+static inline weir_status post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+{
+    wi_ctx_lock(ep->ctx);
+    weir_status status = __builtin_expect(ep->ctx->stats.samples != NULL, 0) ? post_observed(ep, post, once)
+                                                                             : try_post(ep, post, once);
+    if (__builtin_expect(status == WEIR_OK, 1)) {
+        wi_stat_add(&ep->stats->operations[post->op], 1);
+        wi_stat_add(&ep->stats->bytes[post->op], post->len);
+    } else {
+        wi_stat_add(&ep->stats->refused, 1);
+    }
     wi_ctx_unlock(ep->ctx);
     return status;
 }
@@ -167,7 +195,7 @@ weir_status weir_put(weir_ep *ep, const void *local, weir_mem *mem, size_t len, 
         return argument_error(ep, "put", local, remote_addr, len, rkey);
     if (__builtin_expect(len == 0, 0))
         return weir_ep_status(ep);
-    return post(ep, &(struct post){"put", (void *)(uintptr_t)local, mem, len, remote_addr, rkey, 0, comp}, put_once);
+    return post(ep, &(struct post){WI_OP_PUT, (void *)(uintptr_t)local, mem, len, remote_addr, rkey, 0, comp}, put_once);
 }
 
 weir_status weir_get(weir_ep *ep, void *local, weir_mem *mem, size_t len, uint64_t remote_addr, weir_rkey *rkey,
@@ -177,7 +205,7 @@ weir_status weir_get(weir_ep *ep, void *local, weir_mem *mem, size_t len, uint64
         return argument_error(ep, "get", local, remote_addr, len, rkey);
     if (__builtin_expect(len == 0, 0))
         return weir_ep_status(ep);
-    return post(ep, &(struct post){"get", local, mem, len, remote_addr, rkey, 0, comp}, get_once);
+    return post(ep, &(struct post){WI_OP_GET, local, mem, len, remote_addr, rkey, 0, comp}, get_once);
 }
 
 weir_status weir_put_signal(weir_ep *ep, const void *local, weir_mem *mem, size_t len, uint64_t remote_addr,
@@ -185,7 +213,7 @@ weir_status weir_put_signal(weir_ep *ep, const void *local, weir_mem *mem, size_
 {
     if (__builtin_expect(len > 0 && !arguments_ok(ep, local, rkey, remote_addr, len), 0))
         return argument_error(ep, "put_signal", local, remote_addr, len, rkey);
-    return post(ep, &(struct post){"put_signal", (void *)(uintptr_t)local, mem, len, remote_addr, rkey, signal, comp},
+    return post(ep, &(struct post){WI_OP_PUT_SIGNAL, (void *)(uintptr_t)local, mem, len, remote_addr, rkey, signal, comp},
                 put_signal_once);
 }
 
@@ -197,7 +225,7 @@ weir_status weir_fetch_add(weir_ep *ep, uint64_t value, uint64_t *result, weir_m
     if (remote_addr % 8 != 0 || (uintptr_t)result % 8 != 0)
         return wi_error(WEIR_ERR_INVALID, "fetch_add to rank %llu: both addresses must be multiples of 8",
                         (unsigned long long)ep->peer_id);
-    return post(ep, &(struct post){"fetch_add", result, mem, sizeof(uint64_t), remote_addr, rkey, value, comp},
+    return post(ep, &(struct post){WI_OP_FETCH_ADD, result, mem, sizeof(uint64_t), remote_addr, rkey, value, comp},
                 fetch_add_once);
 }
 
@@ -206,7 +234,7 @@ weir_status weir_send(weir_ep *ep, const void *data, size_t len)
     if (len > WEIR_MSG_MAX || (!data && len > 0))
         return wi_error(WEIR_ERR_INVALID, "send to rank %llu: a message of %zu bytes; at most %u",
                         (unsigned long long)ep->peer_id, len, WEIR_MSG_MAX);
-    struct post args = {.name = "send", .local = (void *)(uintptr_t)data, .len = len};
+    struct post args = {.op = WI_OP_SEND, .local = (void *)(uintptr_t)data, .len = len};
     return post(ep, &args, send_once);
 }
 
@@ -214,5 +242,5 @@ weir_status weir_flush(weir_ep *ep, weir_comp *comp)
 {
     if (!comp)
         return wi_error(WEIR_ERR_INVALID, "flush to rank %llu: it needs a completion", (unsigned long long)ep->peer_id);
-    return post(ep, &(struct post){.name = "flush", .comp = comp}, flush_once);
+    return post(ep, &(struct post){.op = WI_OP_FLUSH, .comp = comp}, flush_once);
 }

@@ -14,6 +14,7 @@
 #include <stdbool.h>
 
 struct wi_transport_ops;
+struct wi_peer_stats; /* stats.h; the front's */
 
 /* ---- Structures that backends extend ----------------------------------------------------------------------------- */
 
@@ -49,6 +50,7 @@ struct weir_ep {
     bool started;                 /* connecting was asked for: set by the front */
     bool ready;                   /* connected: set by the backend */
     uint64_t peer_id;
+    struct wi_peer_stats *stats;  /* the front's */
     char sentence[256];           /* why it ended */
     struct weir_ep *prev, *next;  /* the context's list; the front's */
 };

@@ -178,6 +178,8 @@ unsigned wi_ctx_progress(struct weir_ctx *ctx)
         events += ctx->iface[i]->ops->progress(ctx->iface[i]);
     if (events > 0)
         ctx->stirred = true;
+    if (__builtin_expect(ctx->stats.samples_busy > 0, 0))
+        wi_samples_collect(&ctx->stats);
     return events;
 }
 

@@ -135,6 +135,8 @@ weir_status weir_recv(weir_ctx *ctx, void *buf, size_t *len, uint64_t *peer_id)
             *len = msg->len;
             if (peer_id)
                 *peer_id = msg->peer_id;
+            wi_stat_add(&ctx->stats.messages, 1);
+            wi_stat_add(&ctx->stats.message_bytes, msg->len);
             iface->ops->msg_pop(iface);
             status = WEIR_OK;
         }

@@ -7,7 +7,7 @@
 #                          fails
 
 need_build_packages() {
-    apt_need gcc libc6-dev cmake ninja-build pkg-config zlib1g-dev libssl-dev libibverbs-dev librdmacm-dev ibverbs-providers \
+    apt_need gcc libc6-dev cmake ninja-build pkg-config zlib1g-dev libssl-dev libmicrohttpd-dev libibverbs-dev librdmacm-dev ibverbs-providers \
         libucx-dev libcmocka-dev libopenblas-serial-dev dataset-fashion-mnist \
         python3
 }

@@ -1,0 +1,115 @@
+#include "source.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+enum { TEXT_MAX = 16 << 20, PATIENCE_S = 2 };
+
+bool source_is_port(const char *source)
+{
+    const char *colon = strrchr(source, ':'), *digits = colon ? colon + 1 : source;
+    return *digits && strspn(digits, "0123456789") == strlen(digits) && !strchr(source, '/');
+}
+
+/* Reads until the end; NULL with errno. */
+static char *read_all(int fd)
+{
+    size_t len = 0, room = 64 << 10;
+    char *text = malloc(room);
+    for (ssize_t got = 1; text && got != 0;) {
+        if (len + 1 == room) {
+            char *more = room < TEXT_MAX ? realloc(text, room * 2) : NULL;
+            if (!more) {
+                errno = EFBIG;
+                break;
+            }
+            text = more;
+            room *= 2;
+        }
+        got = read(fd, text + len, room - len - 1);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            break;
+        len += (size_t)got;
+        text[len] = '\0';
+        if (got == 0)
+            return text;
+    }
+    free(text);
+    return NULL;
+}
+
+/* A connected socket that gives up after some time; -1 with errno, or EAI errors told in `why`. */
+static int connect_to(const char *host, const char *port, char *why, size_t why_size)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list;
+    struct timeval patience = {.tv_sec = PATIENCE_S};
+    int fd = -1, result = getaddrinfo(host, port, &hints, &list);
+    if (result != 0) {
+        snprintf(why, why_size, "%s", gai_strerror(result));
+        return -1;
+    }
+    for (struct addrinfo *one = list; one && fd < 0; one = one->ai_next) {
+        fd = socket(one->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (fd < 0)
+            continue;
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)); /* bounds connect(), too */
+        if (connect(fd, one->ai_addr, one->ai_addrlen) != 0) {
+            int saved_errno = errno;
+            close(fd);
+            errno = saved_errno;
+            fd = -1;
+        }
+    }
+    if (fd < 0)
+        snprintf(why, why_size, "%s", strerror(errno));
+    freeaddrinfo(list);
+    return fd;
+}
+
+static char *read_http(const char *source, char *why, size_t why_size)
+{
+    char host[256] = "127.0.0.1", request[400];
+    const char *colon = strrchr(source, ':'), *port = colon ? colon + 1 : source;
+    if (colon)
+        snprintf(host, sizeof(host), "%.*s", (int)(colon - source), source);
+    int fd = connect_to(host, port, why, why_size);
+    if (fd < 0)
+        return NULL;
+    int len = snprintf(request, sizeof(request), "GET /metrics HTTP/1.0\r\nHost: %s\r\n\r\n", host);
+    char *text = send(fd, request, (size_t)len, MSG_NOSIGNAL) == len ? read_all(fd) : NULL;
+    if (!text)
+        snprintf(why, why_size, "%s", strerror(errno));
+    close(fd);
+    char *body = text ? strstr(text, "\r\n\r\n") : NULL;
+    bool good = text && strncmp(text, "HTTP/1.", 7) == 0 && strncmp(text + 8, " 200", 4) == 0 && body;
+    if (good) {
+        memmove(text, body + 4, strlen(body + 4) + 1);
+        return text;
+    }
+    if (text)
+        snprintf(why, why_size, "what listens there does not serve metrics");
+    free(text);
+    return NULL;
+}
+
+char *source_read(const char *source, char *why, size_t why_size)
+{
+    if (source_is_port(source))
+        return read_http(source, why, why_size);
+    FILE *file = fopen(source, "re");
+    char *text = file ? read_all(fileno(file)) : NULL;
+    if (!text)
+        snprintf(why, why_size, "%s", strerror(errno));
+    if (file)
+        fclose(file);
+    return text;
+}
