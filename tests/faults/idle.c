@@ -5,7 +5,8 @@
  *
  * Lines: "idle DESCRIPTORS" when it is connected and has sent and got a message; "failed MS STATUS SENTENCE", the time
  * being that since standard input said that the cable is cut; "left DESCRIPTORS" when its peer's connection has gone as
- * well or 10 s later. With TRAFFIC_ONE_WAY set rank 1 makes no endpoint: it is a target alone.
+ * well or 10 s later; with TRAFFIC_LINGER set, when standard input ends. With TRAFFIC_ONE_WAY set rank 1 makes no
+ * endpoint: it is a target alone.
  */
 #include <weir/weir.h>
 
@@ -50,11 +51,15 @@ static int descriptors(void)
     return count;
 }
 
-static bool told_something(void)
+/* True: there is a line on standard input, or its end; `*end` tells which. */
+static bool told_something(bool *end)
 {
     char line[64];
     struct pollfd fd = {.fd = 0, .events = POLLIN};
-    return poll(&fd, 1, 0) > 0 && read(0, line, sizeof(line)) > 0;
+    if (poll(&fd, 1, 0) <= 0)
+        return false;
+    *end = read(0, line, sizeof(line)) <= 0;
+    return true;
 }
 
 static void leave_card(const char *dir, int rank, const struct card *card)
@@ -99,6 +104,7 @@ int main(int argc, char **argv)
     if (argc != 3)
         return 2;
     int rank = atoi(argv[2]);
+    bool lingers = getenv("TRAFFIC_LINGER") != NULL;
     bool one_way = getenv("TRAFFIC_ONE_WAY") != NULL;
     weir_ctx_params params = {
         .size = sizeof(params), .id = (uint64_t)rank, .bind_address = getenv("TRAFFIC_ADDRESS"), .signals = 64};
@@ -119,10 +125,13 @@ int main(int argc, char **argv)
     uint64_t cut_ms = 0, end_ms = UINT64_MAX;
     while (now_ms() < end_ms) {
         weir_ctx_block(ctx, 20);
-        if (!cut_ms && told_something()) {
+        bool end = false, told = told_something(&end);
+        if (told && !end && !cut_ms) {
             cut_ms = now_ms();
             end_ms = cut_ms + 60000;
         }
+        if (end && lingers)
+            break;
         if (ep && weir_ep_status(ep) != WEIR_OK) {
             printf("failed %lld %s: %s\n", cut_ms ? (long long)(now_ms() - cut_ms) : -1ll,
                    weir_status_string(weir_ep_status(ep)), weir_last_error());
@@ -130,7 +139,7 @@ int main(int argc, char **argv)
             ep = NULL;
             end_ms = now_ms() + 10000;
         }
-        if (cut_ms && !ep && descriptors() <= alone)
+        if (cut_ms && !ep && !lingers && descriptors() <= alone)
             break;
     }
     if (ep)

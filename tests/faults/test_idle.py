@@ -7,6 +7,7 @@ error, targets by letting their part go. And a peer that is only stopped is not 
 The places are those of faults.py. Exit status 77: it cannot run here.
 """
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -17,20 +18,23 @@ import time
 
 import faults
 
-TIMEOUT_S = 3
+TIMEOUT_S = {"namespaces": 3, "wire": 12}  # an emulated device needs patience, and so longer pauses between its tries
+IDLE_S = 5   # longer than a peer that is gone goes unnoticed
 SLACK_S = 8  # for a loaded machine
 
 
 class Pair:
     """Two ranks, connected and idle."""
 
-    def __init__(self, net, program, one_way):
+    def __init__(self, net, program, timeout_s, one_way):
         self.net, self.dir = net, tempfile.mkdtemp(prefix="weiridle")
         self.ranks = []
         for side in (0, 1):
-            environment = {**os.environ, **net.environment(side), "WEIR_TIMEOUT": f"{TIMEOUT_S}s"}
+            environment = {**os.environ, **net.environment(side), "WEIR_TIMEOUT": f"{timeout_s}s"}
             if one_way:
                 environment["TRAFFIC_ONE_WAY"] = "1"
+            if one_way and side == 1 and isinstance(net, faults.Wire):
+                environment["TRAFFIC_LINGER"] = "1"
             self.ranks.append(subprocess.Popen(net.command(side, [program, self.dir, str(side)]), env=environment,
                                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
         for rank in self.ranks:
@@ -55,11 +59,11 @@ class Pair:
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
-def check_failed(lines, rank):
+def check_failed(lines, rank, options):
     failed = [line for line in lines if line.startswith("failed ")]
     assert failed, f"rank {rank}: {lines}"
     milliseconds = int(failed[0].split()[1])
-    assert 0 <= milliseconds <= (TIMEOUT_S + SLACK_S) * 1000, f"rank {rank}: {failed[0]}"
+    assert 0 <= milliseconds <= (TIMEOUT_S[options.where] + SLACK_S) * 1000, f"rank {rank}: {failed[0]}"
     print(f"rank {rank}: {failed[0]}")
 
 
@@ -70,34 +74,50 @@ def check_left(lines, rank):
     assert int(lines[-1].split()[1]) <= 0, f"rank {rank}: {lines[-1]}"
 
 
+def queue_pairs(pid):
+    text = subprocess.run(["rdma", "-j", "resource", "show", "qp"], check=True, capture_output=True, text=True).stdout
+    return sum(entry.get("pid") == pid for entry in json.loads(text))
+
+
+def check_queue_pairs(pair, options):
+    """Over verbs: the target has no queue pair any more, within the bound."""
+    end, pid = time.monotonic() + TIMEOUT_S[options.where] + SLACK_S, pair.ranks[1].pid
+    assert queue_pairs(pid) > 0, "the target's queue pairs are not seen"
+    while queue_pairs(pid) > 0:
+        assert time.monotonic() < end, f"the target still has {queue_pairs(pid)} queue pairs"
+        time.sleep(0.1)
+
+
 def test_both(net, options):
-    pair = Pair(net, options.idle, one_way=False)
+    pair = Pair(net, options.idle, TIMEOUT_S[options.where], one_way=False)
     try:
-        time.sleep(1.5 * TIMEOUT_S)  # idle for longer than the bound is no error
+        time.sleep(IDLE_S)
         pair.cut()
         for rank, lines in enumerate(pair.ends()):
-            check_failed(lines, rank)
+            check_failed(lines, rank, options)
             check_left(lines, rank)
     finally:
         pair.close()
 
 
 def test_target(net, options):
-    pair = Pair(net, options.idle, one_way=True)
+    pair = Pair(net, options.idle, TIMEOUT_S[options.where], one_way=True)
     try:
         pair.cut()
+        if options.where == "wire":
+            check_queue_pairs(pair, options)
         initiator, target = pair.ends()
-        check_failed(initiator, 0)
+        check_failed(initiator, 0, options)
         check_left(target, 1)
     finally:
         pair.close()
 
 
 def test_stopped(net, options):
-    pair = Pair(net, options.idle, one_way=False)
+    pair = Pair(net, options.idle, TIMEOUT_S[options.where], one_way=False)
     try:
         pair.ranks[1].send_signal(signal.SIGSTOP)
-        time.sleep(2 * TIMEOUT_S)
+        time.sleep(IDLE_S)
         pair.ranks[1].send_signal(signal.SIGCONT)
         pair.ranks[0].send_signal(signal.SIGKILL)
         lines = pair.ends()

@@ -286,6 +286,9 @@ static void requested(struct verbs_iface *iface, const struct event *event)
 static void link_event(struct verbs_iface *iface, struct verbs_link *link, const struct event *event)
 {
     switch (event->type) {
+    case RDMA_CM_EVENT_ESTABLISHED:
+        link->established = true;
+        break;
     case RDMA_CM_EVENT_DISCONNECTED:
     case RDMA_CM_EVENT_CONNECT_ERROR:
     case RDMA_CM_EVENT_UNREACHABLE:

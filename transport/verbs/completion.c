@@ -73,6 +73,7 @@ static const char *const names[] = {
     [VERBS_SEND] = "message to",
     [VERBS_REQUEST] = "request of a key of",
     [VERBS_FLUSH] = "flush to",
+    [VERBS_PROBE] = "keepalive to",
 };
 
 /* What a completion's status means for the user, and the likely cause. */

@@ -208,7 +208,8 @@ weir_status wi_verbs_ep_reset(struct weir_ep *base)
     handle_give(ep);
     ep->again++;
     ep->attempt = 0;
-    ep->head = ep->tail = ep->unsignaled = 0;
+    ep->head = ep->tail = ep->unsignaled = ep->head_seen = 0;
+    ep->probe = (weir_comp)WEIR_COMP_INIT;
     ep->position = ep->taken = ep->announced = 0;
     if (ep->block)
         memset(wi_verbs_word(ep, 0), 0, WI_VERBS_WORDS * sizeof(uint64_t));

@@ -20,6 +20,7 @@ static const enum ibv_wr_opcode opcodes[] = {
     [VERBS_SEND] = IBV_WR_RDMA_WRITE_WITH_IMM,
     [VERBS_REQUEST] = IBV_WR_RDMA_WRITE_WITH_IMM,
     [VERBS_FLUSH] = IBV_WR_RDMA_WRITE,
+    [VERBS_PROBE] = IBV_WR_RDMA_WRITE,
 };
 
 /* ---- Posting
@@ -129,6 +130,11 @@ static inline weir_status post(struct verbs_ep *ep, const struct verbs_op *op)
     if (__builtin_expect(status == WEIR_OK, 1))
         wi_comp_start(op->comp);
     return status;
+}
+
+void wi_verbs_queue_probe(struct verbs_ep *ep)
+{
+    post(ep, &(struct verbs_op){.kind = VERBS_PROBE, .comp = &ep->probe});
 }
 
 void wi_verbs_queue_rests(struct verbs_iface *iface)

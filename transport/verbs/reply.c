@@ -90,7 +90,7 @@ void wi_verbs_reply(struct verbs_iface *iface, struct verbs_link *link, unsigned
     struct ibv_sge sge = {.addr = (uintptr_t)words, .length = count * (uint32_t)sizeof(*words)};
     struct ibv_send_wr wr = {
         .sg_list = &sge,
-        .num_sge = 1,
+        .num_sge = count > 0,
         .opcode = IBV_WR_RDMA_WRITE,
         .send_flags = IBV_SEND_INLINE,
         .wr.rdma = {.remote_addr = link->words_addr + first * sizeof(*words), .rkey = link->words_rkey},

@@ -122,6 +122,7 @@ static unsigned look(struct verbs_iface *iface)
         count += wi_verbs_cm_progress(iface);
     if (iface->suspects)
         wi_verbs_suspects(iface);
+    wi_verbs_keepalive(iface, iface->look_ns);
     if (iface->links_failed)
         wi_verbs_links_end_failed(iface);
     return count;

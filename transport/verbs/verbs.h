@@ -104,6 +104,7 @@ struct verbs_link {
     uint64_t peer_id;
     uint64_t from;                  /* the initiator's interface, */
     uint32_t stream, again;         /* which of its endpoints, and how often that was connected before */
+    bool established;               /* the initiator can take something */
     struct verbs_link *after;       /* of the same stream, from before: its messages come first */
     struct verbs_link *next, *prev; /* all of the interface */
     struct verbs_link *hash_next;   /* by queue pair number */
@@ -143,7 +144,8 @@ enum verbs_kind {
     VERBS_FETCH_ADD,
     VERBS_SEND,
     VERBS_REQUEST,
-    VERBS_FLUSH
+    VERBS_FLUSH,
+    VERBS_PROBE
 };
 
 /* One operation; long ones are posted in pieces. */
@@ -222,6 +224,8 @@ struct verbs_ep {
     uint64_t suspect_ns;   /* since when, 0: not so */
 
     uint8_t peer_slot;               /* place of the peer's device in its WEIR_DEVICE */
+    weir_comp probe;                 /* a write of nothing, see keepalive.c */
+    uint32_t head_seen;              /* `head` at the last look */
     bool connecting;                 /* counted by the interface */
     uint32_t stream, again;          /* names the endpoint at the target; how often it was connected before */
     struct wi_verbs_address address; /* of the peer */
@@ -241,6 +245,7 @@ struct verbs_iface {
     bool look_now;           /* look at the slow descriptors in the next progress() */
     uint32_t turns;          /* calls of progress() */
     uint64_t look_ns;        /* when the slow descriptors were looked at last */
+    uint64_t kept_ns;        /* when idle connections were looked at last */
     uint32_t connecting;     /* endpoints that are not connected yet */
     uint32_t suspects;       /* endpoints that wait for more news of their failure */
     uint32_t next_stream;
@@ -417,6 +422,9 @@ void wi_verbs_queue_end(struct verbs_ep *ep, weir_status status);
 /* An operation ended well: `sequence` and all before it. */
 void wi_verbs_queue_retire(struct verbs_ep *ep, uint32_t sequence);
 
+/* Writes nothing to the target, if there is room: its end, well or not, tells whether the target is there. */
+void wi_verbs_queue_probe(struct verbs_ep *ep);
+
 /* Posts more of the long operations. */
 void wi_verbs_queue_rests(struct verbs_iface *iface);
 
@@ -431,6 +439,11 @@ void wi_verbs_drain(struct verbs_iface *iface);
 /* Decides about endpoints whose target refused an access some time ago. */
 void wi_verbs_suspects(struct verbs_iface *iface);
 weir_status wi_verbs_receives_post(struct verbs_iface *iface); /* all that were used up */
+
+/* ---- Idle connections (keepalive.c) ------------------------------------------------------------------------------ */
+
+/* To be called now and then: finds out whether the peers of connections on which nothing happens are there. */
+void wi_verbs_keepalive(struct verbs_iface *iface, uint64_t now_ns);
 
 /* ---- Memory (memory.c), windows (window.c), keys (key.c) --------------------------------------------------------- */
 
