@@ -7,6 +7,10 @@ source=$1 build=$2
 if [ "${3-}" = inside ]; then
     export WEIR_TRANSPORT=verbs WEIR_INTRANODE=off WEIR_DEVICE=rxe0:1,rxe1:1
     "$build/tests/transport/verbs_rails"
+    # Over the wire, the second rail's data late: a signal over the first one must wait for it.
+    tc qdisc add dev weirv1 root netem delay 20ms
+    TEST_CROSSED=rxe1:1,rxe0:1 "$build/tests/transport/verbs_rails" test_order
+    tc qdisc del dev weirv1 root
     WEIR_VERBS_STRIPE=16K CONFORMANCE_SCALE=0.02 timeout -k 5 120 "$build/tests/transport/conformance"
     for wrong in rxe0:x rxe0,rxe0 rxe0,rxe7; do
         if WEIR_DEVICE=$wrong "$build/tools/weir" run -n 2 -- "$build/perf/weir_perf" put_lat -s 8 -n 10 >/tmp/out 2>&1; then
