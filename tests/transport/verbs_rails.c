@@ -170,12 +170,41 @@ static void test_mixed(void **state)
     job_run(&(struct job){.count = 3, .body = mixed_body});
 }
 
+/* Both ranks lose their second device. The endpoint ends and names it; connected again it does without. */
+static void lost_body(struct rank *r)
+{
+    rank_open_all(r);
+    weir_ep *ep = r->ep[!r->rank];
+    CHECK_OK(weir_ep_wait_ready(ep, -1));
+    barrier(r);
+    if (r->rank == 0)
+        CHECK(system("rdma link delete rxe1 >/dev/null 2>&1 &") == 0);
+    for (int i = 0; i < 1000 && weir_ep_status(ep) == WEIR_OK; i++)
+        weir_ctx_block(r->ctx, 10);
+    CHECK(weir_ep_status(ep) != WEIR_OK && strstr(weir_last_error(), "rxe1:1"));
+    barrier(r);
+    CHECK_OK(weir_ep_reconnect(ep));
+    CHECK_OK(weir_ep_wait_ready(ep, -1));
+    flush(r, ep);
+    barrier(r);
+    rank_close(r);
+}
+
+static void test_lost(void **state)
+{
+    (void)state;
+    if (!getenv("TEST_LOSE"))
+        skip();
+    job_run(&(struct job){.count = 2, .body = lost_body});
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_order),
         cmocka_unit_test(test_stream),
         cmocka_unit_test(test_mixed),
+        cmocka_unit_test(test_lost),
     };
     setenv("WEIR_TRANSPORT", "verbs", 1);
     setenv("WEIR_INTRANODE", "off", 1);
