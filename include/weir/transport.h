@@ -294,6 +294,10 @@ void weir_ep_close(weir_ep *ep);
  * connecting they make progress until there is room, at most WEIR_TIMEOUT. A returned error means that the operation
  * was not posted and `comp` is as it was. `comp` may be NULL: then only weir_flush() tells of the end.
  *
+ * Of many puts, gets and fetch_adds that follow each other without progress being made, some may be held back for a
+ * moment, to be given to the device together. They go with the next put_signal, weir_send() or weir_flush(), and with
+ * any call that makes progress: who polls memory for a peer's answer calls weir_progress() meanwhile.
+ *
  * Local memory (`local`, `mem`): `mem` is the region that holds it; NULL lets the context look it up among its own
  * regions. Backends that need a registration (verbs) give WEIR_ERR_KEY where there is none and `len` is above max_inline.
  * Remote memory: `remote_addr` is an address of the target's, which the key must cover from first to last byte; otherwise

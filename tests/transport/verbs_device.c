@@ -39,6 +39,8 @@ static void long_body(struct rank *r)
     if (r->rank == 0) {
         weir_comp comp = WEIR_COMP_INIT;
         pattern_fill(area[1].ptr, LONG, 5);
+        CHECK_OK(weir_put(r->ep[1], area[1].ptr, area[1].mem, SHORT, remote, rkey, NULL));
+        flush(r, r->ep[1]); /* the key is granted, the queue empty */
         for (int i = 0; i < DEPTH - 1; i++)
             CHECK_OK(weir_put(r->ep[1], area[1].ptr, area[1].mem, SHORT, remote, rkey, NULL));
         CHECK_OK(weir_put(r->ep[1], area[1].ptr, area[1].mem, LONG, remote, rkey, &comp));
@@ -80,6 +82,8 @@ static void long_closed_body(struct rank *r)
     if (r->rank == 0) {
         weir_rkey *rkey = import(r, 1, 0, &remote);
         weir_comp comp = WEIR_COMP_INIT;
+        CHECK_OK(weir_put(r->ep[1], area.ptr, area.mem, SHORT, remote, rkey, NULL));
+        flush(r, r->ep[1]); /* the key is granted, the queue empty */
         for (int i = 0; i < DEPTH - 1; i++)
             CHECK_OK(weir_put(r->ep[1], area.ptr, area.mem, SHORT, remote, rkey, NULL));
         CHECK_OK(weir_put(r->ep[1], area.ptr, area.mem, LONG, remote, rkey, &comp));
@@ -208,6 +212,65 @@ static void test_untaken_messages(void **state)
     job_run(&(struct job){.count = 3, .body = untaken_body, .timeout = "2s"});
 }
 
+/*
+ * A burst of short puts, each from the same word, which is changed as soon as the call returns; then what pushes out
+ * those that are held back: a signal, a message, a flush, progress, in turn.
+ */
+static void burst_body(struct rank *r)
+{
+    enum { BURST = 13, KINDS = 4 };
+    rank_open_all(r);
+    struct area area;
+    uint32_t signal;
+    uint64_t remote, word;
+    area_make(r, &area, BURST * KINDS * sizeof(word), true);
+    memset(area.ptr, 0, area.len);
+    publish(r, 0, area.mem, area.ptr, area.len);
+    CHECK_OK(weir_signal_create(r->ctx, &signal));
+    r->board->number[r->rank][0] = signal;
+    barrier(r);
+    weir_rkey *rkey = import(r, !r->rank, 0, &remote);
+    weir_ep *ep = r->ep[!r->rank];
+    for (unsigned kind = 0; kind < KINDS; kind++) {
+        volatile uint64_t *last = (uint64_t *)(void *)area.ptr + (kind + 1) * BURST - 1;
+        barrier(r);
+        for (unsigned i = kind * BURST; r->rank == 0 && i < (kind + 1) * BURST; i++) {
+            word = i + 1;
+            CHECK_OK(weir_put(ep, &word, NULL, sizeof(word), remote + i * sizeof(word), rkey, NULL));
+            word = ~0ull;
+        }
+        if (r->rank == 0 && kind == 0)
+            CHECK_OK(weir_put_signal(ep, NULL, NULL, 0, 0, NULL, (uint32_t)r->board->number[1][0], NULL));
+        if (r->rank == 0 && kind == 1)
+            CHECK_OK(weir_send(ep, "x", 1));
+        weir_comp comp = WEIR_COMP_INIT;
+        if (r->rank == 0 && kind == 2)
+            CHECK_OK(weir_flush(ep, &comp));
+        if (r->rank == 0 && kind == 3)
+            weir_progress(r->ctx);
+        uint64_t end = now_ns() + 10000000000u;
+        while (r->rank == 1 && *last != (kind + 1) * BURST && now_ns() < end)
+            weir_progress(r->ctx);
+        CHECK(r->rank == 0 || *last == (kind + 1) * BURST);
+        /* Rank 0 makes no progress until it has arrived. */
+        __atomic_store_n(&r->board->number[r->rank][2], kind + 1, __ATOMIC_RELEASE);
+        while (__atomic_load_n(&r->board->number[1][2], __ATOMIC_ACQUIRE) < kind + 1)
+            sleep_us(100);
+        CHECK_OK(weir_wait(r->ctx, &comp, -1));
+    }
+    barrier(r);
+    for (uint64_t i = 0; r->rank == 1 && i < BURST * KINDS; i++)
+        CHECK(((uint64_t *)(void *)area.ptr)[i] == i + 1);
+    weir_rkey_destroy(rkey);
+    rank_close(r);
+}
+
+static void test_burst(void **state)
+{
+    (void)state;
+    job_run(&(struct job){.count = 2, .body = burst_body});
+}
+
 static void ipv6_body(struct rank *r)
 {
     setenv("WEIR_INTERFACE", getenv("TEST_IPV6"), 1);
@@ -244,11 +307,9 @@ static void test_ipv6(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_long_operations),
-        cmocka_unit_test(test_closed_during_long),
-        cmocka_unit_test(test_unregistered),
-        cmocka_unit_test(test_untaken_messages),
-        cmocka_unit_test(test_ipv6),
+        cmocka_unit_test(test_long_operations), cmocka_unit_test(test_closed_during_long),
+        cmocka_unit_test(test_unregistered),    cmocka_unit_test(test_untaken_messages),
+        cmocka_unit_test(test_burst),           cmocka_unit_test(test_ipv6),
     };
     setenv("WEIR_TRANSPORT", "verbs", 1);
     setenv("WEIR_INTRANODE", "off", 1);

@@ -103,9 +103,12 @@ static weir_status create_queue(struct verbs_ep *ep)
         ep->mask = 2 * ep->mask + 1;
     if (ep->block)
         return WEIR_OK;
+    size_t list_size = sizeof(*ep->list) + WI_VERBS_LIST * (size_t)wi_config()->verbs_inline;
     if (!ep->slots)
         ep->slots = calloc((size_t)ep->mask + 1, sizeof(*ep->slots));
-    if (!ep->slots)
+    if (!ep->list)
+        ep->list = calloc(1, list_size);
+    if (!ep->slots || !ep->list)
         return wi_error(WEIR_ERR_NO_MEMORY, "endpoint: out of memory");
     return wi_verbs_block_create(ep->iface, block_size(ep), IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE,
                                  "endpoint's message buffers", &ep->block, &ep->block_mr);
@@ -117,6 +120,7 @@ static void ep_free(struct verbs_ep *ep)
     handle_give(ep);
     wi_verbs_block_destroy(ep->block, ep->slots ? block_size(ep) : 0, ep->block_mr);
     free(ep->slots);
+    free(ep->list);
     free(ep);
 }
 

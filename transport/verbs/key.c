@@ -90,6 +90,8 @@ static bool request(struct verbs_ep *ep, unsigned slot, struct verbs_rkey *key)
     request.sequence = ++ep->sequence ? ep->sequence : ++ep->sequence;
     if (wi_verbs_request(ep, slot, &request) != WEIR_OK)
         return false;
+    if (!ep->end.qp)
+        return true; /* that has failed, and ended the connection with all its keys */
     ep->requests[slot] = key;
     ep->sequences[slot] = request.sequence;
     ep->requested++;
@@ -132,7 +134,7 @@ static void take_answers(struct verbs_ep *ep)
 
 static void ask(struct verbs_ep *ep)
 {
-    for (unsigned slot = 0; ep->todo && slot < WI_VERBS_REQUESTS; slot++) {
+    for (unsigned slot = 0; ep->todo && ep->end.qp && slot < WI_VERBS_REQUESTS; slot++) {
         if (ep->requests[slot])
             continue;
         struct verbs_rkey *key = todo_take(ep);

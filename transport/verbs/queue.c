@@ -31,45 +31,60 @@ static inline bool has_room(const struct verbs_ep *ep)
     return ep->head - ep->tail < ep->depth && ep->iface->cq_room > 0;
 }
 
-/* The device refused an operation although there was room: the queue pair has failed, perhaps unseen so far. */
-static weir_status refused(struct verbs_ep *ep, int error)
+/* The device refused operations although there was room: the queue pair has failed, perhaps unseen so far. */
+static void refused(struct verbs_ep *ep, int error)
 {
     wi_verbs_drain(ep->iface);
     wi_ep_fail(&ep->base, WEIR_ERR_IO, "posting to rank %llu over verbs: %s", (unsigned long long)ep->base.peer_id,
                strerror(error));
     wi_verbs_ep_abandon(ep);
-    return wi_error(ep->base.status, "%s", ep->base.sentence);
 }
 
-/* Posts one piece of an operation: `len` bytes of it. `last`: it ends with this piece. */
-static inline weir_status post_piece(struct verbs_ep *ep, const struct verbs_op *op, uint32_t len, bool last)
+void wi_verbs_queue_ring(struct verbs_ep *ep)
+{
+    int error = wi_verbs_ring(ep);
+    if (__builtin_expect(error, 0))
+        refused(ep, error);
+}
+
+static inline void fill(const struct verbs_ep *ep, const struct verbs_op *op, uint32_t len, bool last,
+                        struct ibv_send_wr *wr)
+{
+    wr->num_sge = len > 0;
+    wr->opcode = last || op->kind != VERBS_PUT_SIGNAL ? opcodes[op->kind] : IBV_WR_RDMA_WRITE;
+    wr->imm_data = htobe32(op->imm);
+    if (op->kind == VERBS_FETCH_ADD) {
+        wr->wr.atomic.remote_addr = op->remote_addr;
+        wr->wr.atomic.compare_add = op->value;
+        wr->wr.atomic.rkey = op->rkey;
+    } else {
+        wr->wr.rdma.remote_addr = op->remote_addr;
+        wr->wr.rdma.rkey = op->rkey;
+        if (len - 1 < ep->max_inline && wr->opcode != IBV_WR_RDMA_READ) /* not if it is 0 */
+            wr->send_flags |= IBV_SEND_INLINE;
+    }
+}
+
+/*
+ * Posts one piece of an operation: `len` bytes of it. `last`: it ends with this piece. Where that fails the endpoint
+ * has ended, and with it this operation's completion.
+ */
+static inline void post_piece(struct verbs_ep *ep, const struct verbs_op *op, uint32_t len, bool last)
 {
     struct verbs_slot *slot = &ep->slots[ep->head & ep->mask];
-    struct ibv_sge sge = {.addr = (uintptr_t)op->local, .length = len, .lkey = op->lkey};
-    struct ibv_send_wr wr, *bad;
+    struct verbs_list *list = ep->list;
+    struct ibv_sge *sge = &list->sges[list->count];
+    struct ibv_send_wr *wr = &list->wrs[list->count];
     /* Near the end of the completion queue every operation is, lest many endpoints' unseen ones fill it up for good. */
     bool signaled = (last && op->comp) || ep->unsignaled + 1 >= ep->period || ep->iface->cq_room < WI_VERBS_CQ_LOW;
+    bool waits = op->kind == VERBS_PUT || op->kind == VERBS_GET || op->kind == VERBS_FETCH_ADD;
 
-    wr.wr_id = (uint64_t)ep->handle << 32 | ep->head;
-    wr.next = NULL;
-    wr.sg_list = &sge;
-    wr.num_sge = len > 0;
-    wr.opcode = last || op->kind != VERBS_PUT_SIGNAL ? opcodes[op->kind] : IBV_WR_RDMA_WRITE;
-    wr.send_flags = signaled ? IBV_SEND_SIGNALED : 0;
-    wr.imm_data = htobe32(op->imm);
-    if (op->kind == VERBS_FETCH_ADD) {
-        wr.wr.atomic.remote_addr = op->remote_addr;
-        wr.wr.atomic.compare_add = op->value;
-        wr.wr.atomic.rkey = op->rkey;
-    } else {
-        wr.wr.rdma.remote_addr = op->remote_addr;
-        wr.wr.rdma.rkey = op->rkey;
-        if (len - 1 < ep->max_inline && wr.opcode != IBV_WR_RDMA_READ) /* not if it is 0 */
-            wr.send_flags |= IBV_SEND_INLINE;
-    }
-    int error = ibv_post_send(ep->end.qp, &wr, &bad);
-    if (__builtin_expect(error, 0))
-        return refused(ep, error);
+    *sge = (struct ibv_sge){.addr = (uintptr_t)op->local, .length = len, .lkey = op->lkey};
+    wr->wr_id = (uint64_t)ep->handle << 32 | ep->head;
+    wr->sg_list = sge;
+    wr->send_flags = signaled ? IBV_SEND_SIGNALED : 0;
+    fill(ep, op, len, last, wr);
+    list->count++;
 
     slot->comp = last ? op->comp : NULL;
     slot->flush = NULL;
@@ -79,29 +94,27 @@ static inline weir_status post_piece(struct verbs_ep *ep, const struct verbs_op 
     ep->unsignaled = signaled ? 0 : ep->unsignaled + 1;
     ep->head++;
     ep->iface->cq_room--;
-    return WEIR_OK;
+    if (!wi_verbs_burst(ep) || !waits || !wi_verbs_hold(ep))
+        wi_verbs_queue_ring(ep);
 }
 
 /* Posts as many pieces of ep->rest as there is room for. */
-static weir_status post_rest(struct verbs_ep *ep)
+static void post_rest(struct verbs_ep *ep)
 {
     struct verbs_op *op = &ep->rest;
     uint64_t max_piece = ep->iface->device.max_piece;
     while (has_room(ep)) {
         bool last = op->len <= max_piece;
         uint32_t len = (uint32_t)(last ? op->len : max_piece);
-        weir_status status = post_piece(ep, op, len, last);
-        if (status != WEIR_OK)
-            return status;
-        if (last) {
-            ep->has_rest = false;
-            return WEIR_OK;
-        }
+        if (last)
+            ep->has_rest = false; /* the slot has its completion now */
+        post_piece(ep, op, len, last);
+        if (last || !ep->end.qp)
+            return;
         op->local = (const char *)op->local + len;
         op->remote_addr += len;
         op->len -= len;
     }
-    return WEIR_OK;
 }
 
 /* Longer than the device takes at once: whatever does not fit now is posted from progress. */
@@ -110,9 +123,9 @@ static weir_status post_long(struct verbs_ep *ep, const struct verbs_op *op)
     ep->rest = *op;
     ep->has_rest = true;
     wi_comp_start(op->comp);
-    weir_status status = post_rest(ep);
-    if (status != WEIR_OK || !ep->has_rest)
-        return WEIR_OK; /* a failure has ended the endpoint, and with it this operation's completion */
+    post_rest(ep);
+    if (!ep->has_rest)
+        return WEIR_OK;
     ep->rest_next = ep->iface->rests;
     ep->iface->rests = ep;
     return WEIR_OK;
@@ -126,10 +139,9 @@ static inline weir_status post(struct verbs_ep *ep, const struct verbs_op *op)
     ep->announced += announces;
     if (__builtin_expect(op->len > ep->iface->device.max_piece, 0))
         return post_long(ep, op);
-    weir_status status = post_piece(ep, op, (uint32_t)op->len, true);
-    if (__builtin_expect(status == WEIR_OK, 1))
-        wi_comp_start(op->comp);
-    return status;
+    wi_comp_start(op->comp);
+    post_piece(ep, op, (uint32_t)op->len, true);
+    return WEIR_OK;
 }
 
 void wi_verbs_queue_probe(struct verbs_ep *ep)
@@ -182,6 +194,7 @@ void wi_verbs_queue_end(struct verbs_ep *ep, weir_status status)
         at = &(*at)->rest_next;
     if (*at)
         *at = ep->rest_next;
+    wi_verbs_hold_end(ep);
     ep->iface->cq_owed += ep->head - ep->tail;
     for (; ep->tail != ep->head; ep->tail++) {
         wi_comp_end(ep->slots[ep->tail & ep->mask].comp, status);
@@ -303,6 +316,7 @@ weir_status wi_verbs_flush(struct weir_ep *base, weir_comp *comp)
     if (last->signaled && !last->flush) {
         last->flush = comp;
         wi_comp_start(comp);
+        wi_verbs_queue_ring(ep);
         return WEIR_OK;
     }
     return post(ep, &(struct verbs_op){.kind = VERBS_FLUSH, .comp = comp});

@@ -140,6 +140,9 @@ static bool time_to_look(struct verbs_iface *iface)
 static unsigned progress(struct wi_iface *base)
 {
     struct verbs_iface *iface = verbs_iface(base);
+    iface->rounds++;
+    if (iface->holding)
+        wi_verbs_ring_all(iface);
     unsigned count = wi_verbs_poll(iface);
     if (__builtin_expect(iface->rests != NULL, 0))
         wi_verbs_queue_rests(iface);
@@ -162,6 +165,8 @@ static int event_fd(struct wi_iface *base)
 static weir_status arm(struct wi_iface *base)
 {
     struct verbs_iface *iface = verbs_iface(base);
+    if (iface->holding)
+        wi_verbs_ring_all(iface);
     if (!iface->armed) {
         int error = ibv_req_notify_cq(iface->device.cq, 0);
         if (error)

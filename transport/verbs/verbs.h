@@ -17,7 +17,7 @@
 /* wr_id: of receives all ones; of an endpoint's sends its handle and the slot's sequence number; of a link's sends the
  * uppermost bit, its serial number and that of its queue pair. */
 #define WI_VERBS_RECEIVED (~0ull)
-#define WI_VERBS_REPLIED (1ull << 63)
+#define WI_VERBS_REPLIED  (1ull << 63)
 
 enum {
     WI_VERBS_CQ_DEPTH = 16384, /* at least, if the device can */
@@ -25,6 +25,7 @@ enum {
     WI_VERBS_REPLY_DEPTH = 32, /* sends of a link at a time */
     WI_VERBS_LINK_BUCKETS = 256,
     WI_VERBS_REGION_BUCKETS = 256,
+    WI_VERBS_LIST = 8, /* operations that are given to the device at once, at most; longer ones hold up the target */
     WI_VERBS_WINDOWS_MAX = 65536, /* of one connection */
 };
 
@@ -132,7 +133,7 @@ struct verbs_link {
     struct verbs_group *group; /* several devices: the links of the same endpoint */
     uint32_t serial;
     uint32_t replies_posted, replies_done;
-    bool failed;      /* one of them has failed */
+    bool failed; /* one of them has failed */
 };
 
 /* ---- Sending (queue.c) ------------------------------------------------------------------------------------------- */
@@ -171,12 +172,20 @@ struct verbs_slot {
     bool signaled;
 };
 
+/* Operations that were posted, but not given to the device yet; see doorbell.c. */
+struct verbs_list {
+    uint32_t count;
+    struct ibv_send_wr wrs[WI_VERBS_LIST];
+    struct ibv_sge sges[WI_VERBS_LIST];
+    unsigned char copies[]; /* of what goes inline, max_inline bytes each */
+};
+
 /* A key of a peer's memory; see key.c. */
 struct verbs_rkey {
     struct weir_rkey base;
     enum { VERBS_KEY_READY, VERBS_KEY_NEW, VERBS_KEY_ASKED, VERBS_KEY_REFUSED, VERBS_KEY_GIVEN_UP } state;
-    uint32_t rkey;     /* valid when ready */
-    uint16_t answer;   /* refused: a wi_verbs_answer_status */
+    uint32_t rkey;   /* valid when ready */
+    uint16_t answer; /* refused: a wi_verbs_answer_status */
     bool window;
     uint64_t region, addr, len;
     uint64_t token[2];
@@ -197,6 +206,11 @@ struct verbs_ep {
     uint32_t period;     /* one in so many operations is signaled at least */
     uint32_t unsignaled; /* posted since the last signaled one */
     uint32_t max_inline;
+
+    struct verbs_list *list;
+    uint32_t burst_round, burst; /* operations posted since the last call of progress() */
+    bool held;                   /* the list is not empty */
+    struct verbs_ep *held_next;
 
     struct verbs_op rest; /* a long operation of which not all was posted yet */
     bool has_rest;
@@ -262,8 +276,10 @@ struct verbs_iface {
     uint32_t *eps_free; /* indices that are free, the next one last */
     uint32_t eps_free_count;
     uint16_t generation;
-    struct verbs_ep *rests; /* endpoints with a rest to post */
-    struct verbs_ep *asking; /* endpoints with keys to ask for */
+    struct verbs_ep *rests;   /* endpoints with a rest to post */
+    struct verbs_ep *holding; /* endpoints with operations held back */
+    uint32_t rounds;          /* calls of progress() */
+    struct verbs_ep *asking;  /* endpoints with keys to ask for */
     struct verbs_mr *regions[WI_VERBS_REGION_BUCKETS];
 
     struct verbs_link *links;
@@ -272,7 +288,7 @@ struct verbs_iface {
     struct verbs_link *link_last; /* found last by its queue pair, or NULL */
     struct verbs_link *owing;     /* links that have something to tell */
     uint32_t link_serial;
-    uint32_t links_failed; /* of their sends one has failed: their ends are looked for */
+    uint32_t links_failed;     /* of their sends one has failed: their ends are looked for */
     struct verbs_link *turn;   /* whose message is next; ring through turn_next */
     struct verbs_link *peeked; /* whose message is in `msg`, NULL: none */
     struct wi_msg *msg;
@@ -352,8 +368,8 @@ weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *i
 void wi_verbs_link_ready(struct verbs_iface *iface, struct verbs_link *link); /* its queue pair can receive */
 void wi_verbs_link_gone(struct verbs_iface *iface, struct verbs_link *link);  /* its peer has gone */
 void wi_verbs_links_free(struct verbs_iface *iface);
-struct verbs_link *wi_verbs_link_find(struct verbs_iface *iface, uint32_t qp_num);  /* NULL: it is gone */
-void wi_verbs_link_message(struct verbs_iface *iface, struct verbs_link *link);     /* one has arrived */
+struct verbs_link *wi_verbs_link_find(struct verbs_iface *iface, uint32_t qp_num); /* NULL: it is gone */
+void wi_verbs_link_message(struct verbs_iface *iface, struct verbs_link *link);    /* one has arrived */
 void wi_verbs_links_end_failed(struct verbs_iface *iface);
 struct wi_msg *wi_verbs_msg_peek(struct wi_iface *iface);
 void wi_verbs_msg_pop(struct wi_iface *iface);
@@ -375,7 +391,7 @@ void wi_verbs_credit_close(struct verbs_iface *iface, struct verbs_link *link); 
 void wi_verbs_credit_used(struct verbs_iface *iface, struct verbs_link *link);  /* an immediate has arrived */
 void wi_verbs_credit_taken(struct verbs_iface *iface, struct verbs_link *link); /* a message was taken */
 
-void wi_verbs_credit_tell(struct verbs_iface *iface, struct verbs_link *link);  /* what the peer may send by now */
+void wi_verbs_credit_tell(struct verbs_iface *iface, struct verbs_link *link); /* what the peer may send by now */
 
 /* The initiator's side: may one more immediate be sent? */
 bool wi_verbs_credit_left(struct verbs_ep *ep);
@@ -399,6 +415,19 @@ void wi_verbs_reply(struct verbs_iface *iface, struct verbs_link *link, unsigned
 /* Posts something else, with the same room. False: the connection has failed. */
 bool wi_verbs_reply_post(struct verbs_iface *iface, struct verbs_link *link, struct ibv_send_wr *wr);
 void wi_verbs_replied(struct verbs_iface *iface, const struct ibv_wc *wc);
+
+/* ---- Doorbells (doorbell.c) -------------------------------------------------------------------------------------- */
+
+/* Counts one more operation: are there so many that it may be held back? */
+bool wi_verbs_burst(struct verbs_ep *ep);
+
+/* Holds the last one of the list back. False: the list is full. */
+bool wi_verbs_hold(struct verbs_ep *ep);
+
+/* Gives the list to the device. Returns an errno. */
+int wi_verbs_ring(struct verbs_ep *ep);
+void wi_verbs_hold_end(struct verbs_ep *ep);
+void wi_verbs_ring_all(struct verbs_iface *iface);
 
 /* ---- Queue (queue.c) --------------------------------------------------------------------------------------------- */
 
@@ -424,6 +453,9 @@ void wi_verbs_queue_retire(struct verbs_ep *ep, uint32_t sequence);
 
 /* Writes nothing to the target, if there is room: its end, well or not, tells whether the target is there. */
 void wi_verbs_queue_probe(struct verbs_ep *ep);
+
+/* Gives the device what was held back of an endpoint's operations. */
+void wi_verbs_queue_ring(struct verbs_ep *ep);
 
 /* Posts more of the long operations. */
 void wi_verbs_queue_rests(struct verbs_iface *iface);
@@ -463,7 +495,7 @@ void wi_verbs_block_destroy(unsigned char *block, size_t size, struct ibv_mr *mr
 void wi_verbs_window_asked(struct verbs_iface *iface, struct verbs_link *link, uint32_t slot); /* a request came */
 void wi_verbs_windows_serve(struct verbs_iface *iface, struct verbs_link *link);
 void wi_verbs_windows_revoke(struct verbs_iface *iface, struct verbs_export *export); /* no peer reaches it any more */
-void wi_verbs_windows_end(struct verbs_link *link);        /* before the link's queue pair goes */
+void wi_verbs_windows_end(struct verbs_link *link); /* before the link's queue pair goes */
 
 /* The initiator's side. */
 weir_status wi_verbs_rkey_import(struct weir_ep *ep, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
