@@ -128,7 +128,7 @@ static weir_status write_slots(struct peer *peer, weir_comp *comp)
 /* Two rounds of slots are on their way at any time. */
 static weir_status write_rounds(struct peer *peer, size_t *rounds)
 {
-    weir_comp comp[2] = {WEIR_COMP_INIT, WEIR_COMP_INIT}, flushed = WEIR_COMP_INIT;
+    weir_comp *comp = peer->comp, *flushed = &peer->comp[2];
     double start = peer_now_s();
     weir_status status = write_slots(peer, &comp[0]);
     for (*rounds = 1; status == WEIR_OK; ++*rounds) {
@@ -141,13 +141,12 @@ static weir_status write_rounds(struct peer *peer, size_t *rounds)
             break;
     }
     if (status == WEIR_OK)
-        status = weir_flush(peer->ep, &flushed);
+        status = weir_flush(peer->ep, flushed);
     if (status == WEIR_OK)
-        status = weir_wait(peer->ctx, &flushed, -1);
+        status = weir_wait(peer->ctx, flushed, -1);
     return status;
 }
 
-/* A wait that ends early leaves operations with completions of this stack; closing the endpoint ends them first. */
 static weir_status write_all(struct peer *peer)
 {
     size_t rounds = 0;

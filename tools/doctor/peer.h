@@ -38,6 +38,7 @@ struct peer {
     unsigned char *source; /* written to the peer from here, laid out in the same way */
     uint64_t remote;       /* the peer's window */
     uint32_t signal, remote_signal;
+    weir_comp comp[3]; /* of writes: they outlive a stage that ran out of time, until the endpoint is closed */
     int timeout_ms;
     struct peer_about here, there;
     struct peer_outcome mine, theirs; /* of the stage that runs */

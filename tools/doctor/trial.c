@@ -15,6 +15,7 @@ struct trial {
     weir_rkey *rkey;
     unsigned char *source, *target;
     weir_mem *mem, *target_mem;
+    weir_comp flushed; /* outlives a wait that ran out of time, until the endpoint is closed */
 };
 
 static weir_status open_all(struct trial *trial)
@@ -43,15 +44,14 @@ static weir_status open_all(struct trial *trial)
 
 static weir_status write_all(struct trial *trial)
 {
-    weir_comp flushed = WEIR_COMP_INIT;
     for (size_t i = 0; i < TRIAL_LEN; i++)
         trial->source[i] = (unsigned char)(i * 31 + 7);
     memset(trial->target, 0, TRIAL_LEN);
     weir_status status = weir_put(trial->ep, trial->source, trial->mem, TRIAL_LEN, (uintptr_t)trial->target, trial->rkey, NULL);
     if (status == WEIR_OK)
-        status = weir_flush(trial->ep, &flushed);
+        status = weir_flush(trial->ep, &trial->flushed);
     if (status == WEIR_OK)
-        status = weir_wait(trial->ctx, &flushed, -1);
+        status = weir_wait(trial->ctx, &trial->flushed, -1);
     return status;
 }
 
