@@ -1,4 +1,5 @@
 /* The target's side of connections, and the messages that arrive over them. */
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "transport/verbs/verbs.h"
@@ -7,6 +8,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { FAILED_NS = 1000000000 }; /* how long a failed link is kept */
 
 /* ---- Turns ---- */
 
@@ -200,12 +203,16 @@ void wi_verbs_link_gone(struct verbs_iface *iface, struct verbs_link *link)
         link_free(iface, link);
 }
 
+/*
+ * Not at once: a device that refused an access has ended the connection as well, and the initiator takes its end for
+ * that of the process when it comes soon after; see completion.c.
+ */
 void wi_verbs_links_end_failed(struct verbs_iface *iface)
 {
     struct verbs_link *next;
     for (struct verbs_link *link = iface->links; link && iface->links_failed > 0; link = next) {
         next = link->next;
-        if (link->failed)
+        if (link->failed && wi_now_ns() - link->failed_ns > FAILED_NS)
             wi_verbs_link_gone(iface, link);
     }
 }

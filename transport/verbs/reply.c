@@ -1,4 +1,5 @@
 /* What a target sends over a link's queue pair: short writes into the initiator's words, and windows that it binds. */
+#include "core/clock.h"
 #include "core/log.h"
 #include "transport/verbs/verbs.h"
 
@@ -65,6 +66,7 @@ static void reply_failed(struct verbs_iface *iface, struct verbs_link *link, con
         return;
     wi_debug("verbs: rank %llu cannot be answered: %s", (unsigned long long)link->peer_id, why);
     link->failed = true;
+    link->failed_ns = wi_now_ns();
     iface->links_failed++;
     iface->look_now = true;
 }

@@ -133,6 +133,7 @@ struct verbs_link {
     struct verbs_group *group; /* several devices: the links of the same endpoint */
     uint32_t serial;
     uint32_t replies_posted, replies_done;
+    uint64_t failed_ns;
     bool failed; /* one of them has failed */
 };
 
