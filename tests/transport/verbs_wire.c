@@ -175,7 +175,7 @@ static void test_keys_and_requests(void **state)
     assert_false(wi_verbs_key_decode(buf, WI_VERBS_KEY_SIZE, &key_back));
 
     struct wi_verbs_request back, request = {.kind = WI_VERBS_ASK_WINDOW,
-                                             .sequence = 65535,
+                                             .sequence = 255,
                                              .rkey = 0x01020304,
                                              .region = 1ull << 40,
                                              .addr = 1ull << 47,
@@ -183,7 +183,7 @@ static void test_keys_and_requests(void **state)
                                              .token = {3, 4}};
     wi_verbs_request_encode(&request, buf);
     assert_true(wi_verbs_request_decode(buf, &back));
-    assert_true(back.kind == WI_VERBS_ASK_WINDOW && back.sequence == 65535 && back.rkey == 0x01020304);
+    assert_true(back.kind == WI_VERBS_ASK_WINDOW && back.sequence == 255 && back.rkey == 0x01020304);
     assert_true(back.region == request.region && back.addr == request.addr && back.len == request.len);
     assert_true(back.token[0] == 3 && back.token[1] == 4);
     request.kind = 3;
@@ -192,10 +192,22 @@ static void test_keys_and_requests(void **state)
     memset(buf, 0, sizeof(buf));
     assert_false(wi_verbs_request_decode(buf, &back));
 
-    struct wi_verbs_answer answer = {.sequence = 40000, .status = WI_VERBS_REFUSED, .rkey = 0xfffffffe}, answer_back;
+    struct wi_verbs_answer answer = {.sequence = 200, .status = WI_VERBS_REFUSED, .rkey = 0xfffffffe}, answer_back;
     wi_verbs_answer_decode(wi_verbs_answer_encode(&answer), &answer_back);
-    assert_true(answer_back.sequence == 40000 && answer_back.status == WI_VERBS_REFUSED &&
+    assert_true(answer_back.sequence == 200 && answer_back.status == WI_VERBS_REFUSED &&
                 answer_back.rkey == 0xfffffffe);
+    /* Written byte by byte from either end, over zeros: there as a whole or not at all. */
+    uint64_t word = wi_verbs_answer_encode(&answer), part;
+    for (size_t bytes = 0; bytes < sizeof(word); bytes++) {
+        part = 0;
+        memcpy(&part, &word, bytes);
+        wi_verbs_answer_decode(part, &answer_back);
+        assert_int_equal(answer_back.sequence, 0);
+        part = 0;
+        memcpy((char *)&part + sizeof(word) - bytes, (char *)&word + sizeof(word) - bytes, bytes);
+        wi_verbs_answer_decode(part, &answer_back);
+        assert_int_equal(answer_back.sequence, 0);
+    }
 }
 
 /* However many connections come, all shares together fit into the queue, as long as there is one entry for each. */
@@ -249,14 +261,10 @@ static void test_lists(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_address_comes_back),
-        cmocka_unit_test(test_lists),
-        cmocka_unit_test(test_address_needs_room),
-        cmocka_unit_test(test_damaged_addresses),
-        cmocka_unit_test(test_private_data),
-        cmocka_unit_test(test_ring),
-        cmocka_unit_test(test_ring_takes_the_longest),
-        cmocka_unit_test(test_credit_shares),
+        cmocka_unit_test(test_address_comes_back),     cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_address_needs_room),     cmocka_unit_test(test_damaged_addresses),
+        cmocka_unit_test(test_private_data),           cmocka_unit_test(test_ring),
+        cmocka_unit_test(test_ring_takes_the_longest), cmocka_unit_test(test_credit_shares),
         cmocka_unit_test(test_keys_and_requests),
     };
     return cmocka_run_group_tests_name("verbs wire", tests, NULL, NULL);

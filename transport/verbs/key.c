@@ -88,6 +88,7 @@ static bool request(struct verbs_ep *ep, unsigned slot, struct verbs_rkey *key)
         .token = {key->token[0], key->token[1]},
     };
     request.sequence = ++ep->sequence ? ep->sequence : ++ep->sequence;
+    __atomic_store_n(wi_verbs_word(ep, WI_VERBS_WORD_ANSWERS + slot), 0, __ATOMIC_RELAXED); /* the last answer */
     if (wi_verbs_request(ep, slot, &request) != WEIR_OK)
         return false;
     if (!ep->end.qp)

@@ -35,10 +35,10 @@ enum {
 struct verbs_choice {
     char device[64];
     uint8_t port;
-    uint8_t slot;           /* place in WEIR_DEVICE */
-    uint8_t addresses_max;  /* that may be listened at */
-    bool hinted;            /* only at those that fit `hint` */
-    char hint[64];          /* the interface or address that was asked for */
+    uint8_t slot;          /* place in WEIR_DEVICE */
+    uint8_t addresses_max; /* that may be listened at */
+    bool hinted;           /* only at those that fit `hint` */
+    char hint[64];         /* the interface or address that was asked for */
     struct wi_verbs_address address;
 };
 
@@ -185,8 +185,8 @@ struct verbs_list {
 struct verbs_rkey {
     struct weir_rkey base;
     enum { VERBS_KEY_READY, VERBS_KEY_NEW, VERBS_KEY_ASKED, VERBS_KEY_REFUSED, VERBS_KEY_GIVEN_UP } state;
-    uint32_t rkey;   /* valid when ready */
-    uint16_t answer; /* refused: a wi_verbs_answer_status */
+    uint32_t rkey;  /* valid when ready */
+    uint8_t answer; /* refused: a wi_verbs_answer_status */
     bool window;
     uint64_t region, addr, len;
     uint64_t token[2];
@@ -229,8 +229,8 @@ struct verbs_ep {
     struct verbs_rkey *keys;
     struct verbs_rkey *todo, **todo_end;
     struct verbs_rkey *requests[WI_VERBS_REQUESTS]; /* on whose behalf a slot is in use, NULL: free */
-    uint16_t sequences[WI_VERBS_REQUESTS];
-    uint16_t sequence;
+    uint8_t sequences[WI_VERBS_REQUESTS];
+    uint8_t sequence;
     uint32_t requested; /* slots in use */
     bool asking;        /* in the list of those with keys to ask for or answers to come */
     struct verbs_ep *asking_next;
@@ -264,9 +264,9 @@ struct verbs_iface {
     uint32_t connecting;     /* endpoints that are not connected yet */
     uint32_t suspects;       /* endpoints that wait for more news of their failure */
     uint32_t next_stream;
-    uint32_t endings;            /* of endpoints */
+    uint32_t endings; /* of endpoints */
     bool port_down, addresses_changed;
-    char lost[64]; /* what has become of the device, "": nothing */
+    char lost[64];               /* what has become of the device, "": nothing */
     struct verbs_fences *fences; /* several devices: the context's, NULL: this is the only one */
 
     uint32_t cq_room;      /* completions that can still be outstanding */
@@ -340,7 +340,8 @@ void wi_verbs_end(struct verbs_end *end);
 /* Takes a queue pair from its birth to where it sends and receives (qp.c). */
 weir_status wi_verbs_qp_up(struct verbs_iface *iface, struct verbs_end *end, unsigned access, uint64_t peer_id);
 
-/* ---- Events of the device (events.c) ------------------------------------------------------------------------------ */
+/* ---- Events of the device (events.c) ------------------------------------------------------------------------------
+ */
 
 unsigned wi_verbs_events(struct verbs_iface *iface); /* handles what is there; returns how many */
 
@@ -378,7 +379,7 @@ void wi_verbs_msg_pop(struct wi_iface *iface);
 /* ---- Signals that wait for other devices (fence.c); see rails.h -------------------------------------------------- */
 
 struct verbs_fences *wi_verbs_fences_create(uint64_t *signals, uint32_t signal_count); /* NULL: out of memory */
-void wi_verbs_fences_destroy(struct verbs_fences *fences); /* all links have left */
+void wi_verbs_fences_destroy(struct verbs_fences *fences);                             /* all links have left */
 weir_status wi_verbs_fence_join(struct verbs_fences *fences, struct verbs_link *link);
 void wi_verbs_fence_leave(struct verbs_fences *fences, struct verbs_link *link);
 

@@ -92,7 +92,7 @@ void wi_verbs_windows_end(struct verbs_link *link)
 }
 
 /* Binds a window; the answer that is posted behind it leaves the device when it is in force. */
-static uint16_t grant(struct verbs_iface *iface, struct verbs_link *link, struct verbs_export *export, uint32_t *rkey)
+static uint8_t grant(struct verbs_iface *iface, struct verbs_link *link, struct verbs_export *export, uint32_t *rkey)
 {
     if (link->window_count >= WI_VERBS_WINDOWS_MAX)
         return WI_VERBS_NO_WINDOWS_LEFT;
@@ -126,7 +126,7 @@ static uint16_t grant(struct verbs_iface *iface, struct verbs_link *link, struct
     return WI_VERBS_GRANTED;
 }
 
-static uint16_t take_back(struct verbs_link *link, uint32_t rkey)
+static uint8_t take_back(struct verbs_link *link, uint32_t rkey)
 {
     struct verbs_window *window = link->windows;
     while (window && window->rkey != rkey)

@@ -239,7 +239,7 @@ void wi_verbs_request_encode(const struct wi_verbs_request *request, unsigned ch
 {
     memset(buf, 0, WI_VERBS_REQUEST_SIZE);
     store32(buf, request->kind);
-    store16(buf + 4, request->sequence);
+    buf[4] = request->sequence;
     store32(buf + 8, request->rkey);
     store64(buf + 16, request->region);
     store64(buf + 24, request->addr);
@@ -251,7 +251,7 @@ void wi_verbs_request_encode(const struct wi_verbs_request *request, unsigned ch
 bool wi_verbs_request_decode(const unsigned char buf[WI_VERBS_REQUEST_SIZE], struct wi_verbs_request *request)
 {
     request->kind = load32(buf);
-    request->sequence = load16(buf + 4);
+    request->sequence = buf[4];
     request->rkey = load32(buf + 8);
     request->region = load64(buf + 16);
     request->addr = load64(buf + 24);
@@ -261,17 +261,21 @@ bool wi_verbs_request_decode(const unsigned char buf[WI_VERBS_REQUEST_SIZE], str
     return (request->kind == WI_VERBS_ASK_WINDOW || request->kind == WI_VERBS_GIVE_WINDOW) && request->sequence > 0;
 }
 
-/* One word, so that it is there as a whole or not at all. */
+/* The sequence stands at both ends: a device that is software may write the word byte by byte, and is read meanwhile.
+ */
 uint64_t wi_verbs_answer_encode(const struct wi_verbs_answer *answer)
 {
-    return htole64((uint64_t)answer->rkey << 32 | (uint64_t)answer->status << 16 | answer->sequence);
+    return htole64((uint64_t)answer->sequence << 56 | (uint64_t)answer->rkey << 16 | (uint64_t)answer->status << 8 |
+                   answer->sequence);
 }
 
 void wi_verbs_answer_decode(uint64_t word, struct wi_verbs_answer *answer)
 {
     word = le64toh(word);
     *answer = (struct wi_verbs_answer){
-        .sequence = (uint16_t)word, .status = (uint16_t)(word >> 16), .rkey = (uint32_t)(word >> 32)};
+        .sequence = (uint8_t)word, .status = (uint8_t)(word >> 8), .rkey = (uint32_t)(word >> 16)};
+    if (answer->sequence != word >> 56)
+        answer->sequence = 0;
 }
 
 uint32_t wi_verbs_credit_share(uint32_t free, uint32_t depth)

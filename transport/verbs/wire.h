@@ -4,8 +4,8 @@
  * outside.
  *
  * Control messages are RDMA writes into a ring that the target keeps for each connection, each with an immediate that
- * tells of it. The target writes into the initiator's words what it has taken, so a peer that takes no messages holds up
- * its own senders alone, and the shared receive queue, which immediates alone use, needs no buffers.
+ * tells of it. The target writes into the initiator's words what it has taken, so a peer that takes no messages holds
+ * up its own senders alone, and the shared receive queue, which immediates alone use, needs no buffers.
  */
 #ifndef WI_VERBS_WIRE_H
 #define WI_VERBS_WIRE_H
@@ -16,15 +16,15 @@
 #include <stdbool.h>
 #include <sys/socket.h>
 
-#define WI_VERBS_ADDRESS_MAX 8           /* IP addresses in an address part at most */
-#define WI_VERBS_IMM_MESSAGE 0x80000000u /* immediate: a message arrived; without it: the number of a signal */
-#define WI_VERBS_IMM_REQUEST 0xc0000000u /* a request arrived, in the slot whose number is in the low bits */
-#define WI_VERBS_IMM_FENCE 0x40000000u   /* of several rails, see rails.h: a signal that waits for tokens, or a token */
-#define WI_VERBS_IMM_RAILS 0xfu          /* after the shift: rails whose tokens the signal waits for; 0: it is one */
+#define WI_VERBS_ADDRESS_MAX     8           /* IP addresses in an address part at most */
+#define WI_VERBS_IMM_MESSAGE     0x80000000u /* immediate: a message arrived; without it: the number of a signal */
+#define WI_VERBS_IMM_REQUEST     0xc0000000u /* a request arrived, in the slot whose number is in the low bits */
+#define WI_VERBS_IMM_FENCE       0x40000000u /* of several rails, see rails.h: a signal that waits for tokens, or a token */
+#define WI_VERBS_IMM_RAILS       0xfu /* after the shift: rails whose tokens the signal waits for; 0: it is one */
 #define WI_VERBS_IMM_RAILS_SHIFT 26
-#define WI_VERBS_IMM_SIGNAL 0x03ffffffu /* the signal's number */
-#define WI_VERBS_RAILS_MAX 4u           /* devices in use at once */
-#define WI_VERBS_MIN_CREDITS 1u          /* immediates that every connection may have on their way */
+#define WI_VERBS_IMM_SIGNAL      0x03ffffffu /* the signal's number */
+#define WI_VERBS_RAILS_MAX       4u          /* devices in use at once */
+#define WI_VERBS_MIN_CREDITS     1u          /* immediates that every connection may have on their way */
 
 /* ---- Address part ------------------------------------------------------------------------------------------------ */
 
@@ -66,8 +66,8 @@ unsigned wi_verbs_list_first(const void *list);
 
 /* A connection request says who comes and to whom. */
 struct wi_verbs_hello {
-    uint64_t id;     /* the initiator's context id */
-    uint64_t cookie; /* from the target's address part */
+    uint64_t id;         /* the initiator's context id */
+    uint64_t cookie;     /* from the target's address part */
     uint64_t words_addr; /* address and key of the words that the target writes */
     uint32_t words_rkey;
     uint32_t stream; /* which of the initiator's endpoints */
@@ -140,8 +140,8 @@ static inline uint64_t wi_verbs_ring_next(uint64_t position, uint32_t len)
 
 struct wi_verbs_key {
     bool window;
-    uint32_t rkey;     /* without window: the region's */
-    uint64_t region;   /* with window: the region's number, and the export's token */
+    uint32_t rkey;   /* without window: the region's */
+    uint64_t region; /* with window: the region's number, and the export's token */
     uint64_t token[2];
 };
 
@@ -150,18 +150,18 @@ enum wi_verbs_request_kind { WI_VERBS_ASK_WINDOW = 1, WI_VERBS_GIVE_WINDOW = 2 }
 /* What an initiator writes into a request slot of the target, one slot at a time; each request is answered. */
 struct wi_verbs_request {
     uint32_t kind;
-    uint16_t sequence; /* comes back with the answer */
-    uint32_t rkey;     /* of the window that is given back */
+    uint8_t sequence; /* not 0; comes back with the answer */
+    uint32_t rkey;    /* of the window that is given back */
     uint64_t region, addr, len;
     uint64_t token[2];
 };
 
 enum wi_verbs_answer_status { WI_VERBS_GRANTED = 1, WI_VERBS_REFUSED = 2, WI_VERBS_NO_WINDOWS_LEFT = 3 };
 
-/* The word that the target writes as answer. */
+/* The word that the target writes as answer. Sequence 0: it is not there yet, or not all of it. */
 struct wi_verbs_answer {
-    uint16_t sequence;
-    uint16_t status;
+    uint8_t sequence;
+    uint8_t status;
     uint32_t rkey;
 };
 
@@ -199,7 +199,8 @@ enum {
  * anew when half of the share was used and its entries stand in the queue again.
  */
 
-/* The share of one more connection when `free` of the queue's `depth` entries belong to none: much for the first ones. */
+/* The share of one more connection when `free` of the queue's `depth` entries belong to none: much for the first ones.
+ */
 uint32_t wi_verbs_credit_share(uint32_t free, uint32_t depth);
 
 #endif
