@@ -38,6 +38,7 @@ WI_CONFIG_CHOICE(intranode, "WEIR_INTRANODE", NULL, "shm", "shm|off", "How peers
 WI_CONFIG_TEXT(numa, "WEIR_NUMA", NULL, "auto", "NUMA node of pools: auto (that of the RDMA device, else of the thread that needs memory), off, or a node's number.")
 WI_CONFIG_SIZE(pool_cache, "WEIR_POOL_CACHE", NULL, "512K", "0", "1G", "Free memory of each size that a thread keeps of a pool; larger objects always go through the pool.")
 WI_CONFIG_SIZE(pool_slab, "WEIR_POOL_SLAB", NULL, "32M", "2M", "64G", "Bytes a pool grows by; registered at once.")
+WI_CONFIG_SIZE(reg_cache, "WEIR_REG_CACHE", NULL, "1G", "0", "16T", "Bytes of users' memory that are kept registered for the next use, where that is needed (verbs); 0: not at all.")
 WI_CONFIG_INT(service_level, "WEIR_SL", NULL, "-1", -1, 15, "Service level of verbs connections; -1: what the subnet manager says (InfiniBand), or 0.")
 WI_CONFIG_DURATION(spin_ns, "WEIR_SPIN", NULL, "50us", "0us", "10s", "How long a wait polls before it sleeps.")
 WI_CONFIG_INT(traffic_class, "WEIR_TC", "WEIR_VERBS_TRAFFIC_CLASS", "-1", -1, 255, "Traffic class (RoCE: the packets' TOS byte) of verbs connections; -1: the system's.")

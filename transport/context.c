@@ -7,6 +7,7 @@
 #include "core/trace.h"
 #include "transport/blob.h"
 #include "transport/exporter.h"
+#include "transport/loan.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -80,13 +81,15 @@ void weir_ctx_destroy(weir_ctx *ctx)
     wi_trace_flush();
     while (ctx->pools)
         weir_pool_destroy(ctx->pools);
-    while (ctx->mem_count > 0)
-        wi_mem_remove(ctx->mems[ctx->mem_count - 1]);
+    while (ctx->mems.count > 0)
+        wi_mem_remove(ctx->mems.at[ctx->mems.count - 1].item);
+    wi_borrow_fini(ctx);
+    wi_loans_fini(ctx);
     wi_sleep_fini(ctx);
     for (int i = 0; i < ctx->iface_count; i++)
         ctx->iface[i]->ops->close(ctx->iface[i]);
     pthread_mutex_destroy(&ctx->lock);
-    free(ctx->mems);
+    wi_ranges_fini(&ctx->mems);
     free(ctx->signal_used);
     wi_stats_fini(&ctx->stats);
     free(ctx);

@@ -4,16 +4,26 @@
 
 #include "core/config.h"
 #include "transport/ops.h"
+#include "transport/ranges.h"
+#include "transport/regcache.h"
 #include "transport/stats.h"
+#include "transport/unmap.h"
 
 #include <pthread.h>
 
 #define WI_IFACE_MAX 2
 
+enum wi_mem_kind {
+    WI_MEM_USER,
+    WI_MEM_POOL,     /* a slab: not for weir_mem_deregister() */
+    WI_MEM_BORROWED, /* found through the registration cache alone, see borrow.c */
+};
+
 struct weir_mem {
     struct weir_ctx *ctx;
     struct wi_mem_desc desc;
-    bool pooled;                     /* belongs to a pool: not for weir_mem_deregister() */
+    enum wi_mem_kind kind;
+    struct wi_regcache_entry *entry; /* of a borrowed one that is kept; NULL: it is not */
     struct wi_mr *mr[WI_IFACE_MAX];  /* by index of the interface */
 };
 
@@ -28,9 +38,12 @@ struct weir_ctx {
     uint64_t timeout_ns;
     uint64_t spin_ns;
 
-    /* Regions, ordered by address for weir_mem_find(). They may overlap. */
-    struct weir_mem **mems;
-    size_t mem_count, mem_room;
+    struct wi_ranges mems; /* regions, but for borrowed ones */
+    struct wi_regcache *regcache; /* NULL: not needed so far, or nothing is kept */
+    bool regcache_tried;
+    struct wi_unmap unmap;
+    struct wi_loan *loans;       /* operations under way on borrowed registrations */
+    struct wi_loan *spare_loans;
     uint64_t next_mem_id;
 
     struct weir_ep *eps;       /* all endpoints */
@@ -105,9 +118,14 @@ void wi_ctx_wait_end(struct weir_ctx *ctx);
 unsigned wi_ctx_progress(struct weir_ctx *ctx);                          /* sleep.c */
 weir_status wi_sleep_init(struct weir_ctx *ctx);                         /* sleep.c */
 void wi_sleep_fini(struct weir_ctx *ctx);                                /* sleep.c */
-weir_status wi_mem_add(struct weir_ctx *ctx, const struct wi_mem_desc *desc, bool pooled, struct weir_mem **mem);
+/* memory.c. Where a limit is met, what the registration cache holds unused gives way. */
+weir_status wi_mem_add(struct weir_ctx *ctx, const struct wi_mem_desc *desc, enum wi_mem_kind kind,
+                       struct weir_mem **mem);
 void wi_mem_remove(struct weir_mem *mem);                                /* memory.c */
 struct weir_mem *wi_mem_lookup(struct weir_ctx *ctx, const void *addr, size_t len); /* memory.c */
+weir_status wi_mem_borrow(struct weir_ctx *ctx, void *addr, size_t len, struct weir_mem **mem); /* borrow.c */
+void wi_mem_return(struct weir_mem *mem);                                /* borrow.c */
+void wi_borrow_fini(struct weir_ctx *ctx);                               /* borrow.c: ends the cache */
 void wi_ep_close(struct weir_ep *ep);                                    /* endpoint.c */
 weir_status wi_ep_start(struct weir_ep *ep);                             /* connect.c: connects if nobody did so far */
 

@@ -3,6 +3,7 @@
 #include "core/log.h"
 #include "transport/blob.h"
 #include "transport/context.h"
+#include "transport/loan.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -116,6 +117,7 @@ void wi_ep_close(struct weir_ep *ep)
     struct weir_ctx *ctx = ep->ctx;
     list_remove(ctx, ep);
     ep->ops->ep_close(ep);
+    wi_loans_settle(ctx);
     if (ctx->stats.samples_busy > 0) /* their users' completions may go after this */
         wi_samples_collect(&ctx->stats);
 }

@@ -6,97 +6,77 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Index of the first region whose address is above `addr`. */
-static size_t first_above(const struct weir_ctx *ctx, const void *addr)
-{
-    size_t low = 0, high = ctx->mem_count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if ((uintptr_t)ctx->mems[middle]->desc.addr > (uintptr_t)addr)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return low;
-}
-
 static bool holds(const struct weir_mem *mem, const void *addr, size_t len)
 {
     uintptr_t offset = (uintptr_t)addr - (uintptr_t)mem->desc.addr;
     return (uintptr_t)addr >= (uintptr_t)mem->desc.addr && offset <= mem->desc.len && len <= mem->desc.len - offset;
 }
 
-/* Regions may overlap, so an earlier, longer one may hold what the nearest does not. Nearly always the first hit. */
 struct weir_mem *wi_mem_lookup(struct weir_ctx *ctx, const void *addr, size_t len)
 {
-    for (size_t i = first_above(ctx, addr); i-- > 0;)
-        if (holds(ctx->mems[i], addr, len))
-            return ctx->mems[i];
-    return NULL;
-}
-
-static weir_status table_insert(struct weir_ctx *ctx, struct weir_mem *mem)
-{
-    if (ctx->mem_count == ctx->mem_room) {
-        size_t room = ctx->mem_room ? 2 * ctx->mem_room : 16;
-        struct weir_mem **mems = realloc(ctx->mems, room * sizeof(*mems));
-        if (!mems)
-            return wi_error(WEIR_ERR_NO_MEMORY, "registration: out of memory for the table of regions");
-        ctx->mems = mems;
-        ctx->mem_room = room;
-    }
-    size_t at = first_above(ctx, mem->desc.addr);
-    memmove(ctx->mems + at + 1, ctx->mems + at, (ctx->mem_count - at) * sizeof(*ctx->mems));
-    ctx->mems[at] = mem;
-    ctx->mem_count++;
-    return WEIR_OK;
-}
-
-static void table_remove(struct weir_ctx *ctx, const struct weir_mem *mem)
-{
-    for (size_t i = 0; i < ctx->mem_count; i++) {
-        if (ctx->mems[i] != mem)
-            continue;
-        ctx->mem_count--;
-        memmove(ctx->mems + i, ctx->mems + i + 1, (ctx->mem_count - i) * sizeof(*ctx->mems));
-        return;
-    }
+    uintptr_t start = (uintptr_t)addr;
+    return start + len >= start ? wi_ranges_holding(&ctx->mems, start, start + len) : NULL;
 }
 
 static void deregister_all(struct weir_mem *mem)
 {
-    for (int i = 0; i < WI_IFACE_MAX; i++)
-        if (mem->mr[i])
+    for (int i = 0; i < WI_IFACE_MAX; i++) {
+        if (mem->mr[i]) {
             mem->mr[i]->iface->ops->mem_deregister(mem->mr[i]);
+            mem->mr[i] = NULL;
+        }
+    }
 }
 
-weir_status wi_mem_add(struct weir_ctx *ctx, const struct wi_mem_desc *desc, bool pooled, struct weir_mem **out)
+static weir_status register_all(struct weir_mem *mem)
 {
+    struct weir_ctx *ctx = mem->ctx;
+    for (int i = 0; i < ctx->iface_count; i++) {
+        weir_status status = WEIR_OK;
+        if (mem->desc.made)
+            mem->mr[i] = mem->desc.made;
+        else
+            status = ctx->iface[i]->ops->mem_register(ctx->iface[i], &mem->desc, &mem->mr[i]);
+        if (status != WEIR_OK) {
+            mem->mr[i] = NULL;
+            deregister_all(mem);
+            return status;
+        }
+        mem->mr[i]->iface = ctx->iface[i];
+    }
+    return WEIR_OK;
+}
+
+/* Where a limit is met, what is only kept for later use gives way. */
+static weir_status register_with_room(struct weir_mem *mem)
+{
+    weir_status status = register_all(mem);
+    while ((status == WEIR_ERR_LIMIT || status == WEIR_ERR_NO_MEMORY) && mem->ctx->regcache &&
+           wi_regcache_shed(mem->ctx->regcache, mem->desc.len) > 0)
+        status = register_all(mem);
+    return status;
+}
+
+weir_status wi_mem_add(struct weir_ctx *ctx, const struct wi_mem_desc *desc, enum wi_mem_kind kind,
+                       struct weir_mem **out)
+{
+    bool listed = kind != WI_MEM_BORROWED;
     struct weir_mem *mem = calloc(1, sizeof(*mem));
-    if (!mem)
+    if (!mem || (listed && !wi_ranges_reserve(&ctx->mems))) {
+        free(mem);
         return wi_error(WEIR_ERR_NO_MEMORY, "registration: out of memory");
+    }
     mem->ctx = ctx;
     mem->desc = *desc;
     mem->desc.id = ctx->next_mem_id++;
-    mem->pooled = pooled;
-    weir_status status = WEIR_OK;
-    for (int i = 0; i < ctx->iface_count && status == WEIR_OK; i++) {
-        if (desc->made)
-            mem->mr[i] = desc->made;
-        else
-            status = ctx->iface[i]->ops->mem_register(ctx->iface[i], &mem->desc, &mem->mr[i]);
-        if (status == WEIR_OK)
-            mem->mr[i]->iface = ctx->iface[i];
-        else
-            mem->mr[i] = NULL;
-    }
-    if (status == WEIR_OK)
-        status = table_insert(ctx, mem);
+    mem->kind = kind;
+    weir_status status = register_with_room(mem);
     if (status != WEIR_OK) {
-        deregister_all(mem);
         free(mem);
         return status;
     }
+    if (listed)
+        wi_ranges_insert(&ctx->mems, (uintptr_t)desc->addr, (uintptr_t)desc->addr + desc->len, mem);
     wi_stat_add(&ctx->stats.registered_bytes, desc->len);
     *out = mem;
     return WEIR_OK;
@@ -105,7 +85,8 @@ weir_status wi_mem_add(struct weir_ctx *ctx, const struct wi_mem_desc *desc, boo
 void wi_mem_remove(struct weir_mem *mem)
 {
     wi_stat_add(&mem->ctx->stats.registered_bytes, -(uint64_t)mem->desc.len);
-    table_remove(mem->ctx, mem);
+    if (mem->kind != WI_MEM_BORROWED)
+        wi_ranges_remove(&mem->ctx->mems, (uintptr_t)mem->desc.addr, mem);
     deregister_all(mem);
     free(mem);
 }
@@ -118,14 +99,14 @@ weir_status weir_mem_register(weir_ctx *ctx, void *addr, size_t len, weir_mem **
         return wi_error(WEIR_ERR_INVALID, "weir_mem_register: %zu bytes at %p pass the end of memory", len, addr);
     struct wi_mem_desc desc = {.addr = addr, .len = len, .fd = -1};
     wi_ctx_lock(ctx);
-    weir_status status = wi_mem_add(ctx, &desc, false, mem);
+    weir_status status = wi_mem_add(ctx, &desc, WI_MEM_USER, mem);
     wi_ctx_unlock(ctx);
     return status;
 }
 
 void weir_mem_deregister(weir_mem *mem)
 {
-    if (!mem || mem->pooled)
+    if (!mem || mem->kind != WI_MEM_USER)
         return;
     struct weir_ctx *ctx = mem->ctx;
     wi_ctx_lock(ctx);

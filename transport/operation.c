@@ -5,6 +5,7 @@
 #include "core/clock.h"
 #include "core/error.h"
 #include "transport/context.h"
+#include "transport/loan.h"
 
 /* One operation's arguments, for those that have to be tried again. */
 struct post {
@@ -89,17 +90,46 @@ static weir_status not_posted(struct weir_ep *ep, const struct post *post, post_
     return status;
 }
 
-/* Under the lock. */
-static inline weir_status try_post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+static weir_status not_registered(const struct weir_ep *ep, const struct post *post)
+{
+    return wi_error(WEIR_ERR_KEY,
+                    "%s of %zu bytes, rank %llu: the local memory at %p is not registered, which %s needs; use "
+                    "weir_pool_alloc() or weir_mem_register(), or let the cache do it (WEIR_REG_CACHE)",
+                    wi_op_names[post->op], post->len, (unsigned long long)ep->peer_id, post->local, ep->ops->name);
+}
+
+static inline weir_status first_try(struct weir_ep *ep, const struct post *post, post_once_fn *once)
 {
     weir_status status = WEIR_ERR_AGAIN;
     if (__builtin_expect(ep->status != WEIR_OK, 0))
-        status = weir_ep_status(ep);
-    else if (__builtin_expect(ep->ready, 1))
+        return weir_ep_status(ep);
+    if (__builtin_expect(ep->ready, 1))
         status = once(ep, post, local_mr(ep, post));
-    if (__builtin_expect(status != WEIR_OK, 0))
-        status = not_posted(ep, post, once, status);
+    return __builtin_expect(status != WEIR_OK, 0) ? not_posted(ep, post, once, status) : status;
+}
+
+/* The backend needs a registration that the caller does not have: borrows one from the cache. */
+static weir_status post_borrowing(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+{
+    struct wi_loan *loan;
+    if (post->mem)
+        return not_registered(ep, post);
+    weir_status status = wi_loan_take(ep->ctx, post->local, post->len, post->comp, &loan);
+    if (status != WEIR_OK)
+        return status == WEIR_ERR_KEY ? not_registered(ep, post) : status;
+    struct post ours = *post;
+    ours.mem = loan->mem;
+    ours.comp = &loan->comp;
+    status = first_try(ep, &ours, once);
+    wi_loan_posted(ep->ctx, loan, status);
     return status;
+}
+
+/* Under the lock. */
+static inline weir_status try_post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+{
+    weir_status status = first_try(ep, post, once);
+    return __builtin_expect(status == WI_NEEDS_MR, 0) ? post_borrowing(ep, post, once) : status;
 }
 
 /* The same for an operation that may be timed. */

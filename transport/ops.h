@@ -76,6 +76,9 @@ struct wi_mem_desc {
     struct wi_mr *made; /* the registration that came with it from mem_alloc(), or NULL */
 };
 
+/* For the front alone: no status that users see. */
+#define WI_NEEDS_MR ((weir_status)1000)
+
 /* ---- The ops table ----------------------------------------------------------------------------------------------- */
 
 /* Names of the backends in addresses and keys; never changed. */
@@ -145,7 +148,8 @@ struct wi_transport_ops {
 
     /* -- operations: the endpoint is ready and healthy, the range is checked, len > 0 except for put_signal.
      * They return WEIR_ERR_AGAIN, with nothing posted, when the queue is full: the front makes progress and tries again.
-     * `mr` is the registration of the local memory or NULL where the front found none.
+     * `mr` is the registration of the local memory or NULL where the front found none: a backend that cannot do without
+     * it returns WI_NEEDS_MR, with nothing posted, and the front comes again with one or makes the error.
      * A comp that is not NULL: wi_comp_start() when posted, wi_comp_end() once, from the op itself or from progress(). */
     weir_status (*put)(struct weir_ep *ep, const void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
                        struct weir_rkey *rkey, weir_comp *comp);

@@ -142,7 +142,7 @@ weir_status wi_slab_new(struct weir_pool *pool, size_t len, size_t tag_bytes, st
     int node = status == WEIR_OK ? wi_numa_place(slab->addr, len, pool->node) : WI_NODE_ANY;
     if (status == WEIR_OK) {
         struct wi_mem_desc desc = {.addr = slab->addr, .len = len, .fd = slab->fd, .made = made};
-        status = wi_mem_add(pool->ctx, &desc, true, &slab->mem);
+        status = wi_mem_add(pool->ctx, &desc, WI_MEM_POOL, &slab->mem);
     }
     if (status == WEIR_OK)
         status = add_to_table(pool, slab);

@@ -21,6 +21,7 @@
 #include "core/clock.h"
 #include "core/error.h"
 #include "transport/context.h"
+#include "transport/loan.h"
 
 #include <errno.h>
 #include <string.h>
@@ -176,6 +177,8 @@ unsigned wi_ctx_progress(struct weir_ctx *ctx)
     unsigned events = 0;
     for (int i = 0; i < ctx->iface_count; i++)
         events += ctx->iface[i]->ops->progress(ctx->iface[i]);
+    if (__builtin_expect(ctx->loans != NULL, 0))
+        wi_loans_settle(ctx);
     if (events > 0)
         ctx->stirred = true;
     if (__builtin_expect(ctx->stats.samples_busy > 0, 0))

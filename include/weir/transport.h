@@ -138,6 +138,28 @@ void weir_mem_deregister(weir_mem *mem);
  */
 weir_status weir_mem_find(weir_ctx *ctx, const void *addr, size_t len, weir_mem **mem);
 
+/*
+ * Registers [addr, addr + len) for as long as the caller needs it, by the page, through the cache of registrations that
+ * the context keeps (WEIR_REG_CACHE); memory of a region or pool of the context gives that region. For libraries that are
+ * handed buffers of their users: to send from them, or to export them. The memory must stay mapped until
+ * weir_mem_release(). Errors: as weir_mem_register().
+ */
+weir_status weir_mem_acquire(weir_ctx *ctx, void *addr, size_t len, weir_mem **mem);
+
+/* Ends a use begun by weir_mem_acquire(); keys exported from it must not be used any more. NULL is allowed. */
+void weir_mem_release(weir_mem *mem);
+
+/* What the cache of registrations has done; all zero while nobody needed it. */
+typedef struct weir_mem_cache_attr {
+    uint64_t hits, misses;   /* uses that found a registration, and those that made one */
+    uint64_t evictions;      /* given up for the budget (WEIR_REG_CACHE), or for the system's limit */
+    uint64_t invalidations;  /* given up because the memory was unmapped */
+    size_t entries, bytes;   /* registered now, with those in use */
+} weir_mem_cache_attr;
+
+/* Describes the cache in `*attr`. */
+void weir_mem_cache_query(weir_ctx *ctx, weir_mem_cache_attr *attr);
+
 /* A number that names the region in its context and is never used again, for caches of what was exported. */
 uint64_t weir_mem_id(const weir_mem *mem);
 
@@ -299,7 +321,9 @@ void weir_ep_close(weir_ep *ep);
  * any call that makes progress: who polls memory for a peer's answer calls weir_progress() meanwhile.
  *
  * Local memory (`local`, `mem`): `mem` is the region that holds it; NULL lets the context look it up among its own
- * regions. Backends that need a registration (verbs) give WEIR_ERR_KEY where there is none and `len` is above max_inline.
+ * regions. Where there is none and the backend needs one (verbs, above max_inline), the memory is registered through a
+ * cache (WEIR_REG_CACHE; with 0 it is WEIR_ERR_KEY). It may be unmapped when the operation has ended: the cache notices,
+ * unless it is done by a system call that passes the C library by.
  * Remote memory: `remote_addr` is an address of the target's, which the key must cover from first to last byte; otherwise
  * WEIR_ERR_RANGE. `len` may be 0 and any alignment is allowed unless said otherwise.
  *

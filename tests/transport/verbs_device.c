@@ -103,9 +103,10 @@ static void test_closed_during_long(void **state)
     job_run(&(struct job){.count = 2, .body = long_closed_body});
 }
 
-/* Memory that is not registered is an error beyond max_inline, with nothing posted; up to there it is none. */
+/* Without a cache memory that is not registered is an error beyond max_inline, with nothing posted; up to there it is none. */
 static void unregistered_body(struct rank *r)
 {
+    CHECK(setenv("WEIR_REG_CACHE", "0", 1) == 0);
     rank_open_all(r);
     struct area area;
     weir_ep_attr attr;

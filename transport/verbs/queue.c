@@ -218,21 +218,12 @@ static inline bool key_pending(const struct weir_rkey *rkey)
     return rkey && __builtin_expect(((const struct verbs_rkey *)rkey)->state != VERBS_KEY_READY, 0);
 }
 
-static weir_status not_registered(const struct verbs_ep *ep, const char *name, const void *local, size_t len)
-{
-    return wi_error(
-        WEIR_ERR_KEY,
-        "%s of %zu bytes to rank %llu: the local memory at %p is not registered, which verbs needs beyond %u "
-        "bytes; use weir_pool_alloc() or weir_mem_register()",
-        name, len, (unsigned long long)ep->base.peer_id, local, ep->max_inline);
-}
-
-static inline weir_status write_to(struct verbs_ep *ep, enum verbs_kind kind, const char *name, const void *local,
+static inline weir_status write_to(struct verbs_ep *ep, enum verbs_kind kind, const void *local,
                                    const struct wi_mr *mr, size_t len, uint64_t remote_addr,
                                    const struct weir_rkey *rkey, uint32_t imm, weir_comp *comp)
 {
     if (__builtin_expect(!mr && len > ep->max_inline, 0))
-        return not_registered(ep, name, local, len);
+        return WI_NEEDS_MR;
     if (key_pending(rkey))
         return wi_verbs_key_pending(ep, (const struct verbs_rkey *)rkey);
     const struct verbs_op op = {
@@ -251,13 +242,13 @@ static inline weir_status write_to(struct verbs_ep *ep, enum verbs_kind kind, co
 weir_status wi_verbs_put(struct weir_ep *ep, const void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
                          struct weir_rkey *rkey, weir_comp *comp)
 {
-    return write_to(verbs_ep(ep), VERBS_PUT, "put", local, mr, len, remote_addr, rkey, 0, comp);
+    return write_to(verbs_ep(ep), VERBS_PUT, local, mr, len, remote_addr, rkey, 0, comp);
 }
 
 weir_status wi_verbs_put_signal(struct weir_ep *ep, const void *local, struct wi_mr *mr, size_t len,
                                 uint64_t remote_addr, struct weir_rkey *rkey, uint32_t signal, weir_comp *comp)
 {
-    return write_to(verbs_ep(ep), VERBS_PUT_SIGNAL, "put_signal", local, mr, len, remote_addr, rkey, signal, comp);
+    return write_to(verbs_ep(ep), VERBS_PUT_SIGNAL, local, mr, len, remote_addr, rkey, signal, comp);
 }
 
 weir_status wi_verbs_get(struct weir_ep *base, void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
@@ -265,10 +256,7 @@ weir_status wi_verbs_get(struct weir_ep *base, void *local, struct wi_mr *mr, si
 {
     struct verbs_ep *ep = verbs_ep(base);
     if (!mr)
-        return wi_error(WEIR_ERR_KEY,
-                        "get of %zu bytes from rank %llu: the local memory at %p is not registered; use "
-                        "weir_pool_alloc() or weir_mem_register()",
-                        len, (unsigned long long)base->peer_id, local);
+        return WI_NEEDS_MR;
     if (key_pending(rkey))
         return wi_verbs_key_pending(ep, (const struct verbs_rkey *)rkey);
     const struct verbs_op op = {
