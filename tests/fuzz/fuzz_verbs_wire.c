@@ -1,4 +1,7 @@
-/* Fuzzes what verbs interfaces tell each other when they connect: addresses, hello, welcome. */
+/*
+ * Fuzzes what verbs interfaces tell each other: addresses, hello, welcome, keys, requests for windows and their answers,
+ * and lists of parts for several devices.
+ */
 #include "bytes_of.h"
 #include "transport/verbs/wire.h"
 
@@ -33,6 +36,50 @@ static void look(const uint8_t *data, size_t len)
     }
 }
 
+static void look_at_list(const uint8_t *data, size_t len)
+{
+    if (!wi_verbs_list_check(data, len))
+        return;
+    size_t part_len, sum = 0;
+    check(wi_verbs_list_find(data, wi_verbs_list_first(data), &part_len));
+    for (unsigned slot = 0; slot < 256; slot++) {
+        const uint8_t *part = wi_verbs_list_find(data, slot, &part_len);
+        if (!part)
+            continue;
+        check(slot < WI_VERBS_RAILS_MAX && part >= data && part + part_len <= data + len);
+        for (size_t i = 0; i < part_len; i++)
+            sum += part[i];
+    }
+    check(sum <= 255 * len * WI_VERBS_RAILS_MAX);
+}
+
+static void look_at_keys(const uint8_t *data, size_t len)
+{
+    struct wi_verbs_key key;
+    struct wi_verbs_request request;
+    struct wi_verbs_answer answer;
+    unsigned char again[WI_VERBS_REQUEST_SIZE], once_more[WI_VERBS_REQUEST_SIZE];
+    uint64_t word;
+    if (wi_verbs_key_decode(data, len, &key)) {
+        wi_verbs_key_encode(&key, again);
+        check(wi_verbs_key_decode(again, WI_VERBS_KEY_SIZE, &key));
+        wi_verbs_key_encode(&key, once_more);
+        check(memcmp(again, once_more, WI_VERBS_KEY_SIZE) == 0);
+    }
+    if (len >= WI_VERBS_REQUEST_SIZE && wi_verbs_request_decode(data, &request)) {
+        check(request.kind == WI_VERBS_ASK_WINDOW || request.kind == WI_VERBS_GIVE_WINDOW);
+        wi_verbs_request_encode(&request, again);
+        check(wi_verbs_request_decode(again, &request));
+        wi_verbs_request_encode(&request, once_more);
+        check(memcmp(again, once_more, sizeof(again)) == 0);
+    }
+    if (len >= sizeof(word)) {
+        memcpy(&word, data, sizeof(word));
+        wi_verbs_answer_decode(word, &answer);
+        check(wi_verbs_answer_encode(&answer) == word);
+    }
+}
+
 /* No message may leave the ring's memory, whatever its length and where the last one ended. */
 static void walk_ring(struct bytes_of *input)
 {
@@ -58,6 +105,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t *exact = malloc(size + sizeof(head));
     memcpy(exact, data, size);
     look(exact, size);
+    look_at_list(exact, size);
+    look_at_keys(exact, size);
     memcpy(exact, head, sizeof(head)); /* what nearly everything that is right begins with */
     memcpy(exact + sizeof(head), data, size);
     look(exact, size + sizeof(head));
