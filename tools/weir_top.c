@@ -31,7 +31,7 @@ static const char usage[] =
 enum { SOURCES_MAX = 1024 };
 
 struct options {
-    const char *sources[SOURCES_MAX];
+    char *sources[SOURCES_MAX]; /* owned */
     int source_count;
     uint64_t interval_ns;
     long count; /* tables; 0: without end */
@@ -46,6 +46,17 @@ static int complain(const char *what, const char *why)
     return WEIR_TOOL_USAGE;
 }
 
+static int keep_source(struct options *options, const char *text, int len, const char *end)
+{
+    size_t room = (size_t)len + strlen(end) + 1;
+    char *source = options->source_count < SOURCES_MAX ? malloc(room) : NULL;
+    if (!source)
+        return complain(text, "too many sources");
+    snprintf(source, room, "%.*s%s", len, text, end);
+    options->sources[options->source_count++] = source;
+    return 0;
+}
+
 /* "[HOST:]FIRST-LAST" becomes one source for each port. */
 static int add_source(struct options *options, const char *text)
 {
@@ -53,23 +64,24 @@ static int add_source(struct options *options, const char *text)
     int end = 0;
     const char *colon = strrchr(text, ':'), *ports = colon ? colon + 1 : text;
     bool is_range = sscanf(ports, "%5u-%5u%n", &first, &last, &end) == 2 && ports[end] == '\0';
-    if (!is_range) {
-        if (options->source_count == SOURCES_MAX)
-            return complain(text, "too many sources");
-        options->sources[options->source_count++] = text;
-        return 0;
-    }
+    if (!is_range)
+        return keep_source(options, text, (int)strlen(text), "");
     if (first > last || last > 65535)
         return complain(text, "not a range of ports");
     for (unsigned port = first; port <= last; port++) {
-        size_t room = strlen(text) + 16;
-        char *one = malloc(room);
-        if (!one || options->source_count == SOURCES_MAX)
-            return complain(text, "too many sources");
-        snprintf(one, room, "%.*s%u", (int)(ports - text), text, port); /* kept until the process ends */
-        options->sources[options->source_count++] = one;
+        char number[16];
+        snprintf(number, sizeof(number), "%u", port);
+        int result = keep_source(options, text, (int)(ports - text), number);
+        if (result != 0)
+            return result;
     }
     return 0;
+}
+
+static void forget_sources(struct options *options)
+{
+    while (options->source_count > 0)
+        free(options->sources[--options->source_count]);
 }
 
 static int parse_options(int argc, char **argv, struct options *options)
@@ -251,7 +263,8 @@ int weir_top_main(int argc, char **argv)
 {
     struct options options;
     int result = parse_options(argc, argv, &options);
-    if (result != 0)
-        return result < 0 ? 0 : result;
-    return watch(&options);
+    if (result == 0)
+        result = watch(&options);
+    forget_sources(&options);
+    return result < 0 ? 0 : result; /* below 0: help was shown */
 }
