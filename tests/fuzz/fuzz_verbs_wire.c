@@ -76,7 +76,9 @@ static void look_at_keys(const uint8_t *data, size_t len)
     if (len >= sizeof(word)) {
         memcpy(&word, data, sizeof(word));
         wi_verbs_answer_decode(word, &answer);
-        check(wi_verbs_answer_encode(&answer) == word);
+        struct wi_verbs_answer same;
+        wi_verbs_answer_decode(wi_verbs_answer_encode(&answer), &same);
+        check(same.sequence == answer.sequence && same.status == answer.status && same.rkey == answer.rkey);
     }
 }
 
