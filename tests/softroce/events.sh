@@ -4,11 +4,13 @@ set -eu
 source=$1 build=$2
 
 if [ "${3-}" = inside ]; then
-    # What the link's end has lost when it comes up again is put back.
+    # What the link's end has lost when it comes up again is put back, at once: soft-RoCE fails a write without a route.
     export TEST_DOWN="ip link set weirv1 down"
-    export TEST_UP="ip link set weirv1 up
-        ip route replace $WEIR_SOFTROCE_NODE0 dev weirv1 src $WEIR_SOFTROCE_NODE1 table 7702
-        ip neigh replace $WEIR_SOFTROCE_NODE0 lladdr $(cat /sys/class/net/weirv0/address) dev weirv1 nud permanent"
+    export TEST_UP="ip -batch - <<TXT
+link set weirv1 up
+route replace $WEIR_SOFTROCE_NODE0 dev weirv1 src $WEIR_SOFTROCE_NODE1 table 7702
+neigh replace $WEIR_SOFTROCE_NODE0 lladdr $(cat /sys/class/net/weirv0/address) dev weirv1 nud permanent
+TXT"
     exec timeout -k 5 200 "$build/tests/transport/verbs_events" ${4+"$4"}
 fi
 

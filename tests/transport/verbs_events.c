@@ -43,7 +43,7 @@ static void port_of_rank_0(struct rank *r, struct area *area, uint64_t remote, w
 
     /* Short: what is under way survives. */
     command(r, getenv("TEST_DOWN"));
-    command(r, "(sleep 0.3; eval \"$TEST_UP\") >/dev/null 2>&1 &");
+    command(r, "(sleep 0.3; eval \"$TEST_UP\") &");
     CHECK_OK(exchange(r, ep, area, remote, rkey));
     sleep(1);
 

@@ -113,7 +113,8 @@ static void end_failed(struct verbs_ep *ep, const struct ibv_wc *wc)
     uint32_t sequence = (uint32_t)wc->wr_id;
     const char *cause;
     weir_status status = explain(wc->status, &cause);
-    if (wc->status == IBV_WC_RETRY_EXC_ERR && wi_verbs_usable(ep->iface) != WEIR_OK) {
+    if ((wc->status == IBV_WC_RETRY_EXC_ERR || wc->status == IBV_WC_LOC_QP_OP_ERR) &&
+        wi_verbs_usable(ep->iface) != WEIR_OK) {
         status = WEIR_ERR_NO_DEVICE;
         cause = ep->iface->lost[0] ? "the device is lost" : "the port is down here; check cable, switch and interface";
     }

@@ -2,6 +2,8 @@
  * What a device reports by itself: ports that go down and come up, tables that change, failures, its removal. Looked at
  * in progress now and then, without a thread.
  */
+#include "core/clock.h"
+#include "core/config.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "transport/verbs/verbs.h"
@@ -35,9 +37,11 @@ void wi_verbs_device_lost(struct verbs_iface *iface, const char *why)
 
 static void port_down(struct verbs_iface *iface)
 {
-    if (!iface->port_down)
-        wi_warn("%s: the port is down; operations fail unless it is back within their retries", iface->base.device);
+    if (iface->port_down)
+        return;
     iface->port_down = true;
+    iface->port_down_ns = wi_now_ns();
+    wi_warn("%s: the port is down; operations fail unless it is back within their retries", iface->base.device);
 }
 
 /* Its rate and MTU may be other ones now: connections that are made from now on use them. */
@@ -59,6 +63,12 @@ static void look_at_port(struct verbs_iface *iface)
         port_up(iface, &port);
     else
         port_down(iface);
+}
+
+bool wi_verbs_port_pauses(struct verbs_iface *iface, uint64_t now_ns)
+{
+    look_at_port(iface);
+    return iface->port_down && (int64_t)(now_ns - iface->port_down_ns) < (int64_t)(wi_config()->timeout_ns / 4);
 }
 
 weir_status wi_verbs_usable(struct verbs_iface *iface)

@@ -2,6 +2,7 @@
  * Idle connections: both sides write nothing to each other now and then, which a living peer's device acknowledges without
  * its process. A peer that is gone does not, and the connection ends after the last retry. With a look each sixteenth of
  * WEIR_TIMEOUT and a quarter of it for the retries an end is noticed well within it, also where a device takes its time.
+ * While the port here is down nothing can be learnt about a peer, and some devices fail a write at once: it waits.
  */
 #include "core/clock.h"
 #include "core/config.h"
@@ -24,6 +25,8 @@ void wi_verbs_keepalive(struct verbs_iface *iface, uint64_t now_ns)
     if (now_ns - iface->kept_ns < wi_config()->timeout_ns / LOOKS_PER_TIMEOUT)
         return;
     iface->kept_ns = now_ns;
+    if (wi_verbs_port_pauses(iface, now_ns))
+        return;
     for (uint32_t i = 0; i < iface->eps_room; i++)
         if (iface->eps[i])
             keep_ep(iface->eps[i]);

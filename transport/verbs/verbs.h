@@ -266,6 +266,7 @@ struct verbs_iface {
     uint32_t next_stream;
     uint32_t endings; /* of endpoints */
     bool port_down, addresses_changed;
+    uint64_t port_down_ns; /* since when */
     char lost[64];               /* what has become of the device, "": nothing */
     struct verbs_fences *fences; /* several devices: the context's, NULL: this is the only one */
 
@@ -347,6 +348,9 @@ unsigned wi_verbs_events(struct verbs_iface *iface); /* handles what is there; r
 
 /* Ends all endpoints: the device is no more. `why` follows its name, e.g. "was removed". */
 void wi_verbs_device_lost(struct verbs_iface *iface, const char *why);
+
+/* Has the port been down for less than a quarter of WEIR_TIMEOUT? Asks the device. */
+bool wi_verbs_port_pauses(struct verbs_iface *iface, uint64_t now_ns);
 
 /* May a connection be made? WEIR_ERR_NO_DEVICE: the device is lost, or its port down. */
 weir_status wi_verbs_usable(struct verbs_iface *iface);
