@@ -1,6 +1,7 @@
 /*
- * Bandwidth from the first half of the ranks to their partners, with a window of operations in flight: while one half
- * window is waited for the other one is on its way.
+ * One side is active: it streams operations to its partner, or asks for one after the other. With --both each side of a
+ * pair streams. Streams keep a window of operations in flight: while one half window is waited for the other one is on
+ * its way.
  */
 #include "perf.h"
 
@@ -10,38 +11,85 @@
 
 typedef weir_status post_fn(struct pair *pair, size_t size, weir_comp *comp);
 
+/* One kind of operation. */
+struct stream {
+    post_fn *post;
+    bool each;      /* every operation has a completion; else the last of a half window ends those before it */
+    bool reads;     /* data comes from the partner */
+    bool unchecked; /* data is not compared */
+    size_t size_max;
+};
+
+/* ---- Operations ---------------------------------------------------------------------------------------------------- */
+
 static weir_status post_put(struct pair *pair, size_t size, weir_comp *comp)
 {
-    return weir_put(pair->ep, pair->source, pair->mem, size, pair->remote, pair->rkey, comp);
+    return weir_put(pair->ep, pair->source, pair->source_mem, size, pair->remote, pair->rkey, comp);
+}
+
+/* The second signal of the pair: the first one tells the end. */
+static weir_status post_put_signal(struct pair *pair, size_t size, weir_comp *comp)
+{
+    return weir_put_signal(pair->ep, pair->source, pair->source_mem, size, pair->remote, pair->rkey,
+                           pair->partner_signal + 1, comp);
 }
 
 static weir_status post_get(struct pair *pair, size_t size, weir_comp *comp)
 {
-    return weir_get(pair->ep, pair->source, pair->mem, size, pair->remote, pair->rkey, comp);
+    return weir_get(pair->ep, pair->source, pair->source_mem, size, pair->remote, pair->rkey, comp);
 }
 
-/* Posts half a window; only its last operation is waited for, as operations of one endpoint end in order or flush. */
-static weir_status post_half(struct pair *pair, post_fn *post, size_t size, size_t half, weir_comp *comp)
+static weir_status post_fetch_add(struct pair *pair, size_t size, weir_comp *comp)
+{
+    (void)size;
+    return weir_fetch_add(pair->ep, 1, (uint64_t *)(void *)pair->source, pair->source_mem, pair->remote, pair->rkey, comp);
+}
+
+/* Messages have no completion of their own: the data is copied before the call returns. */
+static weir_status post_send(struct pair *pair, size_t size, weir_comp *comp)
+{
+    (void)comp;
+    return weir_send(pair->ep, pair->source, size);
+}
+
+static const struct stream put_stream = {.post = post_put};
+static const struct stream put_signal_stream = {.post = post_put_signal};
+static const struct stream get_stream = {.post = post_get, .each = true, .reads = true};
+static const struct stream fetch_add_stream = {.post = post_fetch_add, .each = true, .unchecked = true, .size_max = 8};
+static const struct stream send_stream = {.post = post_send, .unchecked = true, .size_max = WEIR_MSG_MAX};
+
+/* ---- Streaming ----------------------------------------------------------------------------------------------------- */
+
+static weir_status post_half(struct pair *pair, const struct stream *stream, size_t size, size_t half, weir_comp *comp)
 {
     weir_status status = WEIR_OK;
     for (size_t i = 0; i < half && status == WEIR_OK; i++)
-        status = post(pair, size, post == post_get || i + 1 == half ? comp : NULL);
+        status = stream->post(pair, size, stream->each || i + 1 == half ? comp : NULL);
     return status;
+}
+
+/* Takes messages that came: the partner waits for room. */
+static void take_messages(struct process *process)
+{
+    unsigned char message[WEIR_MSG_MAX];
+    size_t len = sizeof(message);
+    while (weir_recv(process->ctx, message, &len, NULL) == WEIR_OK)
+        len = sizeof(message);
 }
 
 /*
  * Moves `count` half windows and then flushes; `*elapsed_s` is all of it. Sample i is the time between the ends of half
  * windows i and i + 1, while further ones are on their way: there are count - 1 of them, the last counts for nothing.
  */
-static weir_status pump(struct pair *pair, struct process *process, post_fn *post, size_t size, size_t half,
-                        size_t count, double *samples, double *elapsed_s)
+static weir_status pump(struct pair *pair, struct process *process, const struct stream *stream, size_t size,
+                        size_t half, size_t count, double *samples, double *elapsed_s)
 {
     weir_comp comp[2] = {WEIR_COMP_INIT, WEIR_COMP_INIT}, flushed = WEIR_COMP_INIT;
     double start = now_s(), last = start;
-    weir_status status = post_half(pair, post, size, half, &comp[0]);
+    weir_status status = post_half(pair, stream, size, half, &comp[0]);
     for (size_t i = 0; i < count && status == WEIR_OK; i++) {
         if (i + 1 < count)
-            status = post_half(pair, post, size, half, &comp[(i + 1) % 2]);
+            status = post_half(pair, stream, size, half, &comp[(i + 1) % 2]);
         if (status == WEIR_OK)
             status = weir_wait(process->ctx, &comp[i % 2], -1);
         double now = now_s();
@@ -57,17 +105,17 @@ static weir_status pump(struct pair *pair, struct process *process, post_fn *pos
 }
 
 /* Compares what arrived, at the side that received it. */
-static weir_status check_size(struct pair *pair, struct process *process, post_fn *post, size_t size)
+static weir_status check_size(struct pair *pair, struct process *process, const struct stream *stream, size_t size)
 {
     double sample, elapsed_s;
-    bool sender = post == post_put ? pair->first : !pair->first;
-    unsigned char *theirs = post == post_put ? pair->source : pair->buffer;
-    const unsigned char *ours = post == post_put ? pair->buffer : pair->source;
+    bool sender = stream->reads ? !pair->first : pair->first;
+    unsigned char *theirs = stream->reads ? pair->buffer : pair->source;
+    const unsigned char *ours = stream->reads ? pair->source : pair->buffer;
     for (size_t i = 0; sender && i < size; i++)
         theirs[i] = (unsigned char)(i * 31 + size * 7 + 1);
     weir_status status = pair_meet(pair, process);
     if (status == WEIR_OK && pair->first)
-        status = pump(pair, process, post, size, 1, 1, &sample, &elapsed_s);
+        status = pump(pair, process, stream, size, 1, 1, &sample, &elapsed_s);
     if (status == WEIR_OK)
         status = pair_meet(pair, process);
     for (size_t i = 0; status == WEIR_OK && !sender && i < size; i++)
@@ -76,54 +124,142 @@ static weir_status check_size(struct pair *pair, struct process *process, post_f
     return status;
 }
 
-static weir_status measure(struct pair *pair, struct process *process, post_fn *post, size_t size)
+/* All add up what they moved; rank 0 reports. Its own samples stand for all. */
+static weir_status report_sum(struct process *process, struct result *result, int index)
 {
-    size_t half = process->options->window / 2 ? process->options->window / 2 : 1;
-    size_t count = iterations_for(process->options, size) / half + 3, warmup = count / 10 + 2;
+    double mine[2] = {result->gb_s, result->size > 0 ? result->gb_s * 1e3 / (double)result->size : 0.0};
+    double *all = calloc((size_t)process->ranks, sizeof(mine));
+    char name[48];
+    snprintf(name, sizeof(name), "perf/sum.%d", index);
+    weir_status status =
+        all ? weir_boot_allgather(process->boot, name, NULL, 0, mine, sizeof(mine), all) : WEIR_ERR_NO_MEMORY;
+    for (int rank = 0; status == WEIR_OK && rank < process->ranks; rank++) {
+        result->total_gb_s += all[2 * rank];
+        result->total_mops += all[2 * rank + 1];
+    }
+    if (status == WEIR_OK && process->rank == 0)
+        report_result(process, result);
+    free(all);
+    return status;
+}
+
+static weir_status measure(struct pair *pair, struct process *process, const struct stream *stream, size_t size,
+                           struct result *result)
+{
+    const struct options *options = process->options;
+    size_t half = options->window / 2 ? options->window / 2 : 1;
+    size_t count = iterations_for(options, size) / half + 3, warmup = count / 10 + 2;
     double elapsed_s, *samples = calloc(count, sizeof(double));
-    if (!samples)
-        return WEIR_ERR_NO_MEMORY;
-    weir_status status = pump(pair, process, post, size, half, warmup, samples, &elapsed_s);
+    weir_status status = samples ? WEIR_OK : WEIR_ERR_NO_MEMORY;
     if (status == WEIR_OK)
-        status = pump(pair, process, post, size, half, count, samples, &elapsed_s);
-    if (status == WEIR_OK && process->rank == 0) {
-        struct result result;
-        result_from_samples(samples, count - 1, half, size, &result);
-        result.iterations = count * half;
-        result.gb_s = (double)(size * count * half) / elapsed_s / 1e9;
-        report_result(process, &result);
+        status = pump(pair, process, stream, size, half, warmup, samples, &elapsed_s);
+    if (status == WEIR_OK && options->duration_s > 0.0) {
+        double wanted = options->duration_s / (elapsed_s / (double)warmup);
+        count = wanted < 3.0 ? 3 : wanted > 1e8 ? (size_t)1e8 : (size_t)wanted;
+        free(samples);
+        samples = calloc(count, sizeof(double));
+        status = samples ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+    }
+    if (status == WEIR_OK)
+        status = pump(pair, process, stream, size, half, count, samples, &elapsed_s);
+    if (status == WEIR_OK) {
+        result_from_samples(samples, count - 1, half, size, result);
+        result->iterations = count * half;
+        result->gb_s = (double)(size * count * half) / elapsed_s / 1e9;
     }
     free(samples);
     return status;
 }
 
-/* The passive side makes progress until the active one is done: emulated transports need it. */
-static weir_status serve(struct pair *pair, struct process *process, uint64_t done)
+/* ---- One after the other ------------------------------------------------------------------------------------------- */
+
+static weir_status measure_single(struct pair *pair, struct process *process, const struct stream *stream, size_t size,
+                                  struct result *result)
 {
-    return weir_signal_wait(process->ctx, pair->signal, done, 10 * 60 * 1000);
+    size_t count = iterations_for(process->options, size), warmup = count / 10 + 1;
+    double last = 0.0, *samples = calloc(count, sizeof(double));
+    weir_status status = samples ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+    for (size_t i = 0; i < warmup + count && status == WEIR_OK; i++) {
+        weir_comp comp = WEIR_COMP_INIT;
+        if (i == warmup)
+            last = now_s();
+        status = stream->post(pair, size, &comp);
+        if (status == WEIR_OK)
+            status = weir_wait(process->ctx, &comp, -1);
+        double now = now_s();
+        if (i >= warmup)
+            samples[i - warmup] = now - last;
+        last = now;
+    }
+    if (status == WEIR_OK)
+        result_from_samples(samples, count, 1, size, result);
+    free(samples);
+    return status;
 }
 
-static weir_status run_bandwidth(struct process *process, post_fn *post)
+/* ---- Both sides ---------------------------------------------------------------------------------------------------- */
+
+/* The passive side makes progress until the active one is done: emulated transports need it. */
+static weir_status serve(struct pair *pair, struct process *process, const struct stream *stream, uint64_t done)
+{
+    if (stream->post != post_send)
+        return weir_signal_wait(process->ctx, pair->signal, done, 60 * 60 * 1000);
+    weir_status status = WEIR_OK;
+    while (status == WEIR_OK && weir_signal_read(process->ctx, pair->signal) < done) {
+        take_messages(process);
+        weir_ctx_block(process->ctx, 10);
+        status = weir_ep_status(pair->ep);
+    }
+    take_messages(process);
+    return status;
+}
+
+typedef weir_status measure_fn(struct pair *pair, struct process *process, const struct stream *stream, size_t size,
+                               struct result *result);
+
+static weir_status one_size(struct pair *pair, struct process *process, const struct stream *stream, measure_fn *how,
+                            int index)
 {
     const struct options *options = process->options;
+    size_t size = options->sizes[index];
+    bool active = pair->first || options->both;
+    struct result result = {0};
+    weir_status status = WEIR_OK;
+    if (stream->post == post_send && options->both) {
+        fprintf(stderr, "weir_perf: send_bw -b: messages wait for somebody who takes them; one side has to\n");
+        return WEIR_ERR_INVALID;
+    }
+    if (stream->size_max && size > stream->size_max) {
+        fprintf(stderr, "weir_perf: %s takes at most %zu bytes\n", options->benchmark->name, stream->size_max);
+        return WEIR_ERR_INVALID;
+    }
+    if (options->check && !stream->unchecked)
+        status = check_size(pair, process, stream, size);
+    if (status == WEIR_OK)
+        status = pair_meet(pair, process);
+    if (status == WEIR_OK && active)
+        status = how(pair, process, stream, size, &result);
+    if (status == WEIR_OK && active)
+        status = weir_put_signal(pair->ep, NULL, NULL, 0, 0, NULL, pair->partner_signal, NULL);
+    if (status == WEIR_OK && (!active || options->both))
+        status = serve(pair, process, stream, (uint64_t)index + 1);
+    if (status != WEIR_OK || how == measure) /* what one waits for alone has no sum */
+        return status == WEIR_OK ? report_sum(process, &result, index) : status;
+    if (process->rank == 0)
+        report_result(process, &result);
+    return WEIR_OK;
+}
+
+static weir_status run(struct process *process, const struct stream *stream, measure_fn *how)
+{
     struct pair pair;
     weir_status status = pair_init(&pair, process);
     if (status == WEIR_OK && process->rank == 0)
         report_begin(process);
-    for (int i = 0; i < options->size_count && status == WEIR_OK; i++) {
-        size_t size = options->sizes[i];
-        if (options->check)
-            status = check_size(&pair, process, post, size);
-        if (status == WEIR_OK && !pair.first) {
-            status = serve(&pair, process, (uint64_t)i + 1);
-        } else if (status == WEIR_OK) {
-            status = measure(&pair, process, post, size);
-            if (status == WEIR_OK)
-                status = weir_put_signal(pair.ep, NULL, NULL, 0, 0, NULL, pair.partner_signal, NULL);
-        }
-    }
+    for (int i = 0; i < process->options->size_count && status == WEIR_OK; i++)
+        status = one_size(&pair, process, stream, how, i);
     weir_comp flushed = WEIR_COMP_INIT;
-    if (status == WEIR_OK && pair.first && (status = weir_flush(pair.ep, &flushed)) == WEIR_OK)
+    if (status == WEIR_OK && (status = weir_flush(pair.ep, &flushed)) == WEIR_OK)
         status = weir_wait(process->ctx, &flushed, -1);
     if (status == WEIR_OK)
         status = pair_meet(&pair, process);
@@ -135,10 +271,35 @@ static weir_status run_bandwidth(struct process *process, post_fn *post)
 
 weir_status run_put_bw(struct process *process)
 {
-    return run_bandwidth(process, post_put);
+    return run(process, &put_stream, measure);
+}
+
+weir_status run_put_signal_bw(struct process *process)
+{
+    return run(process, &put_signal_stream, measure);
 }
 
 weir_status run_get_bw(struct process *process)
 {
-    return run_bandwidth(process, post_get);
+    return run(process, &get_stream, measure);
+}
+
+weir_status run_fetch_add_bw(struct process *process)
+{
+    return run(process, &fetch_add_stream, measure);
+}
+
+weir_status run_send_bw(struct process *process)
+{
+    return run(process, &send_stream, measure);
+}
+
+weir_status run_get_lat(struct process *process)
+{
+    return run(process, &get_stream, measure_single);
+}
+
+weir_status run_fetch_add_lat(struct process *process)
+{
+    return run(process, &fetch_add_stream, measure_single);
 }

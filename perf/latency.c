@@ -56,7 +56,7 @@ static weir_status await_byte(struct pair *pair, struct process *process, size_t
 static weir_status put_byte(struct pair *pair, size_t size, unsigned char value)
 {
     pair->source[size - 1] = value;
-    return weir_put(pair->ep, pair->source, pair->mem, size, pair->remote, pair->rkey, NULL);
+    return weir_put(pair->ep, pair->source, pair->source_mem, size, pair->remote, pair->rkey, NULL);
 }
 
 static weir_status put_round(struct pair *pair, struct process *process, size_t size, uint64_t round)
@@ -86,10 +86,37 @@ static weir_status signal_round(struct pair *pair, struct process *process, size
     if (!pair->first)
         status = await_signal(pair, process, round + 1);
     if (status == WEIR_OK)
-        status = weir_put_signal(pair->ep, pair->source, pair->mem, size, pair->remote, pair->rkey,
+        status = weir_put_signal(pair->ep, pair->source, pair->source_mem, size, pair->remote, pair->rkey,
                                  pair->partner_signal, NULL);
     if (status == WEIR_OK && pair->first)
         status = await_signal(pair, process, round + 1);
+    return status;
+}
+
+static weir_status await_message(struct pair *pair, struct process *process, size_t size)
+{
+    unsigned char message[WEIR_MSG_MAX];
+    double start = now_s();
+    for (;;) {
+        size_t len = sizeof(message);
+        weir_status status = weir_recv(process->ctx, message, &len, NULL);
+        if (status == WEIR_OK)
+            return len == size ? WEIR_OK : check_failed(process, size, len);
+        if (status != WEIR_ERR_AGAIN)
+            return status;
+        if (weir_ep_status(pair->ep) != WEIR_OK || now_s() - start > 30.0)
+            return too_late(pair);
+    }
+}
+
+static weir_status message_round(struct pair *pair, struct process *process, size_t size, uint64_t round)
+{
+    (void)round;
+    weir_status status = pair->first ? weir_send(pair->ep, pair->source, size) : WEIR_OK;
+    if (status == WEIR_OK)
+        status = await_message(pair, process, size);
+    if (status == WEIR_OK && !pair->first)
+        status = weir_send(pair->ep, pair->source, size);
     return status;
 }
 
@@ -139,7 +166,7 @@ static weir_status run_latency(struct process *process, round_fn *round)
     const struct options *options = process->options;
     struct pair pair;
     uint64_t put_rounds = 0, signal_rounds = 0;
-    uint64_t *rounds = round == put_round ? &put_rounds : &signal_rounds;
+    uint64_t *rounds = round == signal_round ? &signal_rounds : &put_rounds;
     double *samples = NULL;
     weir_status status = pair_init(&pair, process);
     if (status == WEIR_OK && process->rank == 0)
@@ -178,4 +205,14 @@ weir_status run_put_lat(struct process *process)
 weir_status run_put_signal_lat(struct process *process)
 {
     return run_latency(process, signal_round);
+}
+
+weir_status run_send_lat(struct process *process)
+{
+    for (int i = 0; i < process->options->size_count; i++)
+        if (process->options->sizes[i] > WEIR_MSG_MAX) {
+            fprintf(stderr, "weir_perf: a control message has at most %u bytes\n", WEIR_MSG_MAX);
+            return WEIR_ERR_INVALID;
+        }
+    return run_latency(process, message_round);
 }

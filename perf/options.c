@@ -14,21 +14,27 @@ static const char usage[] =
     "  -a, --all             sizes 1 to 4M in powers of two\n"
     "  -n, --iterations N    a size (default by size, 20 to 10000)\n"
     "  -w, --warmup N        not counted (default a tenth)\n"
-    "  -q, --window N        operations in flight of put_bw and get_bw (default 128)\n"
-    "  -r, --ranks N         processes to start (default 2)\n"
+    "  -D, --duration TIME   *_bw: measure for so long, e.g. 5s, instead of by iterations\n"
+    "  -q, --window N        *_bw: operations in flight (default 128)\n"
+    "  -b, --both            *_bw: both sides of a pair send at once; the sum is reported\n"
+    "  -d, --device DEVICE   as WEIR_DEVICE: RDMA device and port, or a list\n"
+    "  -F                    taken for the sake of perftest's users; nothing here depends on the CPU's frequency\n"
+    "  -r, --ranks N         processes to start (default 2); 2N make N pairs, whose sum *_bw report\n"
     "      --servers N       parameter servers to start besides (default 1 for ps)\n"
     "      --threads N       pool: 1, 2, 4, ... up to so many threads (default 2)\n"
     "  -o, --operation WORD  ps: push, pull, push_pull (default); allreduce: f32 (default), f64\n"
-    "      --ordinary        memory of malloc instead of the pool's\n"
+    "      --ordinary        memory of malloc, registered, instead of the pool's\n"
+    "      --unregistered    memory of malloc that nobody registered at the sending side\n"
     "      --no-check        do not compare the data that arrives\n"
     "      --json            results as JSON\n"
     "  -h, --help            this text\n"
     "\n"
+    "perf/compare runs the same beside ib_write_lat, ib_read_bw, ucx_perftest and others, and plots.\n"
     "WEIR_TRANSPORT and WEIR_INTRANODE choose what is measured; `weir info --env` lists all variables.\n"
     "\n"
     "Benchmarks:\n";
 
-enum { OPT_SERVERS = 256, OPT_THREADS, OPT_ORDINARY, OPT_NO_CHECK, OPT_JSON };
+enum { OPT_SERVERS = 256, OPT_THREADS, OPT_ORDINARY, OPT_UNREGISTERED, OPT_NO_CHECK, OPT_JSON };
 
 static const struct option long_options[] = {
     {"size", required_argument, NULL, 's'},
@@ -41,6 +47,10 @@ static const struct option long_options[] = {
     {"threads", required_argument, NULL, OPT_THREADS},
     {"operation", required_argument, NULL, 'o'},
     {"ordinary", no_argument, NULL, OPT_ORDINARY},
+    {"unregistered", no_argument, NULL, OPT_UNREGISTERED},
+    {"duration", required_argument, NULL, 'D'},
+    {"both", no_argument, NULL, 'b'},
+    {"device", required_argument, NULL, 'd'},
     {"no-check", no_argument, NULL, OPT_NO_CHECK},
     {"json", no_argument, NULL, OPT_JSON},
     {"help", no_argument, NULL, 'h'},
@@ -125,6 +135,15 @@ static int parse_operation(struct options *options, const char *text)
                            : "this benchmark has none");
 }
 
+static int parse_duration(struct options *options, const char *text)
+{
+    uint64_t ns;
+    if (weir_parse_duration(text, &ns) != WEIR_OK || ns < 1000000 || ns > 3600000000000)
+        return bad("-D", text, "use a duration from 1ms to 1h, e.g. 5s");
+    options->duration_s = (double)ns / 1e9;
+    return 0;
+}
+
 static int help(void)
 {
     fputs(usage, stdout);
@@ -164,9 +183,23 @@ static int parse_one(struct options *options, int option, char *text)
         return result;
     case 'o':
         return parse_operation(options, text);
+    case OPT_UNREGISTERED:
+        options->unregistered = true; /* falls through: it is ordinary, too */
+        /* fallthrough */
     case OPT_ORDINARY:
         options->ordinary = true;
         return 0;
+    case 'D':
+        return parse_duration(options, text);
+    case 'b':
+        options->both = true;
+        return 0;
+    case 'd':
+        return setenv("WEIR_DEVICE", text, 1) == 0 ? 0 : bad("-d", text, "out of memory");
+    case 'F':
+        return 0;
+    case 'x':
+        return bad("-x", text, "the GID follows from the route; `weir doctor --to HOST` tells which one, -d or WEIR_INTERFACE choose");
     case OPT_NO_CHECK:
         options->check = false;
         return 0;
@@ -206,7 +239,7 @@ int options_parse(int argc, char **argv, struct options *options)
     }
     int option, result = 0;
     optind = 2;
-    while (result == 0 && (option = getopt_long(argc, argv, "s:an:w:q:r:o:h", long_options, NULL)) != -1)
+    while (result == 0 && (option = getopt_long(argc, argv, "s:an:w:q:r:o:D:bd:Fx:h", long_options, NULL)) != -1)
         result = parse_one(options, option, optarg);
     if (result == 0 && optind < argc)
         return bad("unexpected", argv[optind], "weir_perf --help lists the options");

@@ -58,8 +58,12 @@ weir_status pair_init(struct pair *pair, struct process *process)
     if (status == WEIR_OK) {
         memset(pair->buffer, 0, 2 * pair->room);
         pair->source = pair->buffer + pair->room;
+        if (process->options->unregistered && !(pair->source = pair->unregistered = malloc(pair->room)))
+            status = WEIR_ERR_NO_MEMORY;
         mine.buffer = (uintptr_t)pair->buffer;
-        status = weir_signal_create(process->ctx, &pair->signal);
+        pair->source_mem = pair->unregistered ? NULL : pair->mem;
+        if (status == WEIR_OK)
+            status = weir_signal_create(process->ctx, &pair->signal);
         mine.signal = pair->signal;
     }
     if (status == WEIR_OK)
@@ -88,6 +92,7 @@ void pair_fini(struct pair *pair, struct process *process)
 {
     weir_rkey_destroy(pair->rkey);
     weir_ep_close(pair->ep);
+    free(pair->unregistered);
     if (process->options->ordinary) {
         weir_mem_deregister(pair->mem);
         free(pair->buffer);

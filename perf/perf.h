@@ -21,6 +21,9 @@ struct options {
     bool check;
     bool json;
     bool ordinary;         /* ordinary memory instead of the pool's */
+    bool unregistered;     /* and not registered by us: the library does what it needs */
+    bool both;             /* bandwidth: both sides of a pair send at once */
+    double duration_s;     /* bandwidth: measure for so long; 0: by iterations */
     const char *operation; /* ps: push, pull, push_pull; allreduce: f32, f64 */
 };
 
@@ -40,7 +43,8 @@ struct pair {
     uint64_t remote;       /* the partner's buffer */
     unsigned char *buffer; /* ours: first half is written to by the partner, second half is what we send */
     unsigned char *source;
-    weir_mem *mem;
+    unsigned char *unregistered; /* `source`, where it is memory of its own; NULL otherwise */
+    weir_mem *mem, *source_mem; /* of the buffer; of `source`, NULL: the library looks itself */
     size_t room; /* bytes of each half */
     uint32_t signal, partner_signal;
     int partner;
@@ -52,6 +56,7 @@ struct result {
     size_t size, iterations;
     double min_us, median_us, p99_us, gb_s;
     double bus_gb_s; /* collectives: scaled to the load of the links; 0: not of this benchmark */
+    double total_gb_s, total_mops; /* bandwidth: of all senders together, with millions of operations a second; 0: not so */
 };
 
 struct benchmark {
@@ -100,7 +105,13 @@ double now_s(void);
 weir_status run_put_lat(struct process *process);
 weir_status run_put_signal_lat(struct process *process);
 weir_status run_put_bw(struct process *process);
+weir_status run_put_signal_bw(struct process *process);
 weir_status run_get_bw(struct process *process);
+weir_status run_fetch_add_bw(struct process *process);
+weir_status run_send_bw(struct process *process);
+weir_status run_get_lat(struct process *process);
+weir_status run_fetch_add_lat(struct process *process);
+weir_status run_send_lat(struct process *process);
 weir_status run_allreduce(struct process *process);
 weir_status run_ps(struct process *process);
 weir_status run_pool(struct process *process);

@@ -97,8 +97,8 @@ void report_begin(const struct process *process)
     printf("# %s%s%s, %d ranks, network %s, intranode %s%s%s\n", options->benchmark->name,
            options->operation ? " " : "", options->operation ? options->operation : "", process->ranks, attr.network,
            attr.intranode, attr.device[0] ? ", device " : "", attr.device);
-    printf("%12s %10s %12s %12s %12s %10s %10s\n", "bytes", "iterations", "min us", "median us", "p99 us", "GB/s",
-           "bus GB/s");
+    printf("%12s %10s %12s %12s %12s %10s %10s %10s %10s\n", "bytes", "iterations", "min us", "median us", "p99 us",
+           "GB/s", "bus GB/s", "all GB/s", "all Mop/s");
     fflush(stdout);
 }
 
@@ -107,17 +107,22 @@ void report_result(const struct process *process, const struct result *r)
     static bool again;
     if (process->options->json) {
         printf("%s\n  {\"bytes\": %zu, \"iterations\": %zu, \"min_us\": %.3f, \"median_us\": %.3f, \"p99_us\": %.3f, "
-               "\"gb_s\": %.4f, \"bus_gb_s\": %.4f}",
-               again ? "," : "", r->size, r->iterations, r->min_us, r->median_us, r->p99_us, r->gb_s, r->bus_gb_s);
+               "\"gb_s\": %.4f, \"bus_gb_s\": %.4f, \"total_gb_s\": %.4f, \"total_mops\": %.4f}",
+               again ? "," : "", r->size, r->iterations, r->min_us, r->median_us, r->p99_us, r->gb_s, r->bus_gb_s,
+               r->total_gb_s, r->total_mops);
         again = true;
         return;
     }
-    printf("%12zu %10zu %12.2f %12.2f %12.2f %10.3f ", r->size, r->iterations, r->min_us, r->median_us, r->p99_us,
+    printf("%12zu %10zu %12.2f %12.2f %12.2f %10.3f", r->size, r->iterations, r->min_us, r->median_us, r->p99_us,
            r->gb_s);
-    if (r->bus_gb_s > 0.0)
-        printf("%10.3f\n", r->bus_gb_s);
-    else
-        printf("%10s\n", "-");
+    const double more[] = {r->bus_gb_s, r->total_gb_s, r->total_mops};
+    for (size_t i = 0; i < sizeof(more) / sizeof(more[0]); i++) {
+        if (more[i] > 0.0)
+            printf(" %10.3f", more[i]);
+        else
+            printf(" %10s", "-");
+    }
+    printf("\n");
     fflush(stdout);
 }
 

@@ -5,9 +5,15 @@
 
 const struct benchmark benchmarks[] = {
     {"put_lat", "half round trip of puts into polled memory (as ib_write_lat)", {8, 4096, 65536}, 2, 0, run_put_lat},
-    {"put_bw", "bandwidth of puts (as ib_write_bw)", {4096, 65536, 1 << 20}, 2, 0, run_put_bw},
     {"put_signal_lat", "half round trip of puts with a signal", {8, 4096, 65536}, 2, 0, run_put_signal_lat},
-    {"get_bw", "bandwidth of gets (as ib_read_bw)", {4096, 65536, 1 << 20}, 2, 0, run_get_bw},
+    {"send_lat", "half round trip of control messages", {8, 1024, 4096}, 2, 0, run_send_lat},
+    {"get_lat", "a get and its end (as ib_read_lat)", {8, 4096, 65536}, 2, 0, run_get_lat},
+    {"fetch_add_lat", "a fetch_add and its end (as ib_atomic_lat)", {8}, 2, 0, run_fetch_add_lat},
+    {"put_bw", "bandwidth and rate of puts (as ib_write_bw)", {8, 4096, 65536, 1 << 20}, 2, 0, run_put_bw},
+    {"put_signal_bw", "of puts with a signal each", {8, 4096, 65536, 1 << 20}, 2, 0, run_put_signal_bw},
+    {"get_bw", "of gets (as ib_read_bw)", {8, 4096, 65536, 1 << 20}, 2, 0, run_get_bw},
+    {"fetch_add_bw", "rate of fetch_adds (as ib_atomic_bw)", {8}, 2, 0, run_fetch_add_bw},
+    {"send_bw", "bandwidth and rate of control messages", {8, 1024, 4096}, 2, 0, run_send_bw},
     {"allreduce", "ring all-reduce over all ranks", {8, 65536, 1 << 20, 64 << 20}, 2, 0, run_allreduce},
     {"ps", "requests to the parameter server", {4, 65536, 4 << 20}, 1, 1, run_ps},
     {"pool", "alloc and free of pool memory beside malloc and free", {64, 4096, 65536}, 1, 0, run_pool},
@@ -27,6 +33,9 @@ static weir_status start(struct process *process)
         .bind_address = weir_boot_local_address(process->boot),
     };
     status = weir_ctx_create(&params, &process->ctx);
+    /* Partners may need our progress while we wait for all to tell their results. */
+    if (status == WEIR_OK)
+        status = weir_boot_attend(process->boot, weir_ctx_attend, process->ctx);
     return status == WEIR_OK ? weir_pool_create(process->ctx, 0, &process->pool) : status;
 }
 
@@ -59,6 +68,8 @@ int main(int argc, char **argv)
         if (process.boot)
             weir_boot_fail(process.boot, status, weir_last_error()[0] ? weir_last_error() : "weir_perf gave up");
     }
+    if (process.ctx)
+        weir_boot_unattend(process.boot, weir_ctx_attend, process.ctx);
     weir_pool_destroy(process.pool);
     weir_ctx_destroy(process.ctx);
     weir_boot_destroy(process.boot);

@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Every benchmark runs with its data checked, options do what they say, plots are well formed. usage: test_weir_perf.py WEIR_PERF COMPARE"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+import xml.dom.minidom
+
+PERF, COMPARE = sys.argv[1:3]
+PAIRS = ["put_lat", "put_signal_lat", "send_lat", "get_lat", "fetch_add_lat", "put_bw", "put_signal_bw", "get_bw",
+         "fetch_add_bw", "send_bw"]
+
+
+def perf(*arguments, **env):
+    return subprocess.run([PERF, *arguments], env={**os.environ, "WEIR_TRANSPORT": "shm", **env}, timeout=100, text=True,
+                          capture_output=True)
+
+
+class WeirPerf(unittest.TestCase):
+    def result(self, *arguments, **env):
+        done = perf(*arguments, "--json", **env)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return json.loads(done.stdout)
+
+    def test_every_benchmark(self):
+        for benchmark in PAIRS:
+            sizes = "8" if benchmark.startswith("fetch_add") else "1,8,4096"
+            result = self.result(benchmark, "-n", "300", "-s", sizes)
+            self.assertEqual(result["benchmark"], benchmark)
+            self.assertEqual([row["bytes"] for row in result["results"]], [int(size) for size in sizes.split(",")])
+            for row in result["results"]:
+                self.assertGreater(row["median_us"], 0)
+                self.assertLessEqual(row["min_us"], row["median_us"])
+                if benchmark.endswith("_bw"):
+                    self.assertGreater(row["total_mops"], 0)
+
+    def test_over_a_network(self):
+        for benchmark in PAIRS:
+            self.result(benchmark, "-n", "40", "-s", "8", "-q", "8", WEIR_TRANSPORT="ucx", WEIR_INTRANODE="off",
+                        UCX_TLS="tcp,self")
+
+    def test_many_pairs_and_both_sides_are_summed(self):
+        for arguments in (["-r", "4"], ["-b"], ["-r", "4", "-b"]):
+            for benchmark in ("put_bw", "get_bw", "fetch_add_bw"):
+                row = self.result(benchmark, "-n", "500", "-s", "8", *arguments)["results"][0]
+                self.assertGreater(row["total_gb_s"], row["gb_s"])
+
+    def test_memory(self):
+        for option in ("--ordinary", "--unregistered"):
+            for benchmark in ("put_bw", "get_bw", "put_lat", "put_signal_bw"):
+                self.result(benchmark, "-n", "100", "-s", "8,64K", option)
+
+    def test_duration(self):
+        row = self.result("put_bw", "-s", "64K", "-D", "300ms")["results"][0]
+        moved_s = row["iterations"] * row["bytes"] / 1e9 / row["gb_s"]
+        self.assertGreater(moved_s, 0.02)  # how near it comes is the machine's load's to say
+
+    def test_wrong_options_are_explained(self):
+        for arguments, text in ((["put_bw", "-x", "1"], "the GID follows from the route"), (["put_bw", "-D", "0"], "duration"),
+                                (["send_bw", "-s", "8K"], "at most 4096"), (["send_bw", "-b", "-n", "10"], "takes them"),
+                                (["fetch_add_lat", "-s", "16"], "at most 8"), (["bogus"], "there is no benchmark"),
+                                (["put_bw", "-s", "12Q"], "not a size"), (["put_bw", "-r", "3"], "even number")):
+            done = perf(*arguments)
+            self.assertNotEqual(done.returncode, 0, arguments)
+            self.assertIn(text, done.stderr)
+        self.assertEqual(perf("put_bw", "-F", "-n", "10", "-s", "8").returncode, 0)
+        for benchmark in PAIRS:
+            self.assertIn(benchmark, perf("--help").stdout)
+
+    @unittest.skipUnless(shutil.which("ucx_perftest"), "ucx_perftest is not installed")
+    def test_compare_and_plot(self):
+        with tempfile.TemporaryDirectory() as folder:
+            svg, rows = os.path.join(folder, "p.svg"), os.path.join(folder, "p.json")
+            build = os.path.dirname(os.path.dirname(os.path.abspath(PERF)))
+            done = subprocess.run([sys.executable, COMPARE, "sizes", "--benchmark", "put_lat", "--sizes", "8,4K", "--rounds", "1",
+                                   "--build", build, "--plot", svg, "--json", rows], text=True, capture_output=True, timeout=100)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("ratio", done.stdout)
+            lines = xml.dom.minidom.parse(svg).getElementsByTagName("polyline")
+            self.assertEqual(len(lines), 2)
+            with open(rows, encoding="utf-8") as file:
+                self.assertEqual([row["size"] for row in json.load(file)], [8, 4096])
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
