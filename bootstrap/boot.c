@@ -102,6 +102,7 @@ static void boot_free(struct weir_boot *boot, uint64_t linger_ns)
         wi_boot_server_destroy(boot->server, linger_ns);
         wi_client_fini(&boot->client);
     }
+    wi_exchange_fini(&boot->exchange);
     wi_attendants_fini(&boot->attendants);
     wi_secret_fini(&boot->secret);
     wi_store_fini(&boot->alone);
@@ -127,8 +128,9 @@ weir_status weir_boot_create(const weir_boot_params *params, weir_boot **out)
         boot_free(boot, 0);
         return status;
     }
+    status = wi_exchange_init(&boot->exchange, boot);
     wi_log_set_rank(boot->rank);
-    if (boot->world > 1)
+    if (status == WEIR_OK && boot->world > 1)
         status = join(boot, &resolved);
     if (status != WEIR_OK) {
         boot_free(boot, WI_NS_PER_S);
@@ -229,8 +231,12 @@ weir_status weir_boot_put(weir_boot *boot, const char *key, const void *value, s
         return status;
     struct wi_call call = {0};
     struct wi_message put = {.type = WI_WIRE_PUT, .key = wi_span_text(key), .value = {value, len}};
-    if (boot->world == 1)
-        return explain(boot, wi_store_put(&boot->alone, put.key, put.value), key);
+    if (boot->world == 1) {
+        pthread_mutex_lock(&boot->alone_lock);
+        status = wi_store_put(&boot->alone, put.key, put.value);
+        pthread_mutex_unlock(&boot->alone_lock);
+        return explain(boot, status, key);
+    }
     return call_store(boot, &call, &put, boot->timeout_ns, key);
 }
 
@@ -261,7 +267,10 @@ static weir_status on_value(struct wi_call *call, uint32_t index, const struct w
 static weir_status get_alone(struct weir_boot *boot, const struct destination *to)
 {
     struct wi_span value;
-    if (wi_store_get(&boot->alone, wi_span_text(to->key), &value))
+    pthread_mutex_lock(&boot->alone_lock);
+    bool found = wi_store_get(&boot->alone, wi_span_text(to->key), &value); /* it stays where it is */
+    pthread_mutex_unlock(&boot->alone_lock);
+    if (found)
         return take_value(to, value);
     weir_status status = weir_boot_check(boot);
     return status != WEIR_OK ? status : explain(boot, WEIR_ERR_TIMEOUT, to->key);

@@ -3,6 +3,7 @@
 #define WI_BOOTSTRAP_BOOT_H
 
 #include "bootstrap/client.h"
+#include "bootstrap/exchange.h"
 #include "bootstrap/server.h"
 #include "bootstrap/store.h"
 
@@ -16,6 +17,7 @@ struct weir_boot {
     struct wi_attendants attendants;
     struct wi_boot_server *server; /* rank 0 of several */
     struct wi_client client;       /* several ranks */
+    struct wi_exchange exchange;
     struct wi_store alone;         /* one rank: what is below */
     pthread_mutex_t alone_lock;
     weir_status alone_failure;

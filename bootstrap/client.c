@@ -69,6 +69,11 @@ static void set_failure(struct wi_client *client, weir_status status, const char
 static void on_answer(struct wi_client *client, const struct wi_message *answer)
 {
     struct wi_call *call = client->call;
+    if (answer->request & WI_CLIENT_UNAWAITED) {
+        if (client->on_unawaited)
+            client->on_unawaited(client->unawaited_arg, answer);
+        return;
+    }
     uint32_t index = call ? answer->request - call->first : 0;
     if (!call || index >= call->count || call->answered == call->count)
         return; /* to a call that was given up */
@@ -416,6 +421,19 @@ static weir_status await_answers(struct wi_client *client, struct wi_call *call,
     }
 }
 
+/* Makes the store forget what the call asked for; what others asked for is asked for again. */
+static void cancel(struct wi_client *client)
+{
+    struct wi_bytes frames = {0};
+    bool made = wi_bytes_append(&frames, &(struct wi_message){.type = WI_WIRE_CANCEL});
+    pthread_mutex_lock(&client->lock);
+    if (made && client->on_canceled)
+        client->on_canceled(client->unawaited_arg, &frames);
+    pthread_mutex_unlock(&client->lock);
+    (void)send_all(client, &frames, wi_now_ns() + WI_NS_PER_S);
+    wi_bytes_fini(&frames);
+}
+
 weir_status wi_client_finish(struct wi_client *client, struct wi_call *call, uint64_t deadline_ns)
 {
     weir_status status = call->status;
@@ -428,18 +446,30 @@ weir_status wi_client_finish(struct wi_client *client, struct wi_call *call, uin
     wi_bytes_fini(&client->out);
     pthread_mutex_lock(&client->lock);
     client->next_request += call->count;
+    if (client->next_request >= WI_CLIENT_UNAWAITED / 2)
+        client->next_request = 0;
     client->call = NULL;
     pthread_mutex_unlock(&client->lock);
     if (sent && status == WEIR_ERR_TIMEOUT)
-        (void)send_message(client, &(struct wi_message){.type = WI_WIRE_CANCEL}, wi_now_ns() + WI_NS_PER_S);
+        cancel(client);
     return status;
+}
+
+void wi_client_pump(struct wi_client *client)
+{
+    if (!client->call)
+        pump(client);
+}
+
+weir_status wi_client_send(struct wi_client *client, struct wi_bytes *frames)
+{
+    return send_all(client, frames, wi_now_ns() + client->timeout_ns);
 }
 
 weir_status wi_client_check(struct wi_client *client)
 {
     pthread_mutex_lock(&client->lock);
-    if (!client->call)
-        pump(client);
+    wi_client_pump(client);
     weir_status failure = client->failure;
     pthread_mutex_unlock(&client->lock);
     /* Written once, before `failure` was seen. */

@@ -28,6 +28,9 @@ struct wi_call {
     void *arg;
 };
 
+/* In the number of a request that no call waits for; see exchange.h. */
+#define WI_CLIENT_UNAWAITED 0x80000000u
+
 struct wi_client {
     int fd;
     int epoll;  /* readable when there is something to tell: holds fd and `failed` */
@@ -42,6 +45,12 @@ struct wi_client {
     struct wi_bytes in;
     struct wi_call *call; /* the one that is under way */
     uint32_t next_request;
+
+    /* Requests that no call waits for: takes an answer; adds those anew that a CANCEL has made the store forget. */
+    void (*on_unawaited)(void *arg, const struct wi_message *answer);
+    void (*on_canceled)(void *arg, struct wi_bytes *again);
+    void *unawaited_arg;
+
     bool challenged, proven; /* the store has drawn its number; has proven that it knows the secret */
     uint8_t of_rank[WI_SECRET_NONCE], of_store[WI_SECRET_NONCE];
     bool seated;   /* ACK to HELLO */
@@ -80,6 +89,12 @@ void wi_client_add(struct wi_client *client, struct wi_call *call, struct wi_mes
  * answered.
  */
 weir_status wi_client_finish(struct wi_client *client, struct wi_call *call, uint64_t deadline_ns);
+
+/* With the lock held: takes in what is there, unless a call is under way, which then does it. */
+void wi_client_pump(struct wi_client *client);
+
+/* Sends all of `frames`, at most WEIR_TIMEOUT. */
+weir_status wi_client_send(struct wi_client *client, struct wi_bytes *frames);
 
 /* weir_boot_check(). */
 weir_status wi_client_check(struct wi_client *client);

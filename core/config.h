@@ -10,6 +10,7 @@
 enum wi_choice_transport { WI_TRANSPORT_AUTO, WI_TRANSPORT_VERBS, WI_TRANSPORT_UCX, WI_TRANSPORT_SHM };
 enum wi_choice_intranode { WI_INTRANODE_SHM, WI_INTRANODE_OFF };
 enum wi_choice_huge_pages { WI_HUGE_PAGES_AUTO, WI_HUGE_PAGES_OFF, WI_HUGE_PAGES_REQUIRE };
+enum wi_choice_verbs_connect { WI_VERBS_CONNECT_CM, WI_VERBS_CONNECT_STORE };
 enum wi_choice_verbs_windows { WI_VERBS_WINDOWS_AUTO, WI_VERBS_WINDOWS_ON, WI_VERBS_WINDOWS_OFF };
 
 struct wi_config {

@@ -31,6 +31,7 @@ static weir_status start(struct process *process)
         .size = sizeof(params),
         .id = (uint64_t)process->rank,
         .bind_address = weir_boot_local_address(process->boot),
+        .exchange = weir_boot_exchange(process->boot),
     };
     status = weir_ctx_create(&params, &process->ctx);
     /* Partners may need our progress while we wait for all to tell their results. */

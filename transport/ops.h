@@ -23,6 +23,7 @@ struct wi_iface_params {
     uint64_t host;            /* identifies host and namespace: peers with the same one can share memory */
     const char *bind_address; /* numeric address, or NULL: backend's choice */
     uint32_t signals;         /* size of the signal table */
+    const weir_exchange *exchange; /* the caller's, or NULL */
 };
 
 /* A control message that arrived, owned by the interface's queue until the front has copied it out. */

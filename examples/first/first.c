@@ -14,6 +14,7 @@ int main(void)
     if (status == WEIR_OK) {
         params.id = (uint64_t)weir_boot_rank(boot);
         params.bind_address = weir_boot_local_address(boot);
+        params.exchange = weir_boot_exchange(boot);
         status = weir_ctx_create(&params, &ctx); /* WEIR_TRANSPORT: verbs, UCX or shared memory */
     }
     if (status == WEIR_OK)

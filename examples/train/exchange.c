@@ -24,6 +24,7 @@ weir_status exchange_init(struct exchange *exchange, enum exchange_mode mode, in
         .size = sizeof(params),
         .id = (uint64_t)weir_boot_rank(exchange->boot),
         .bind_address = weir_boot_local_address(exchange->boot),
+        .exchange = weir_boot_exchange(exchange->boot),
     };
     status = weir_ctx_create(&params, &exchange->ctx);
     if (status != WEIR_OK)

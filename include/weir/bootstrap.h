@@ -7,11 +7,12 @@
  * other ranks at once.
  *
  * Threads: one thread at a time uses a weir_boot, except weir_boot_check(), weir_boot_fail(), weir_boot_attend() and
- * weir_boot_unattend(), which any thread may call.
+ * weir_boot_unattend(), which any thread may call, and what weir_boot_exchange() returns.
  */
 #ifndef WEIR_BOOTSTRAP_H
 #define WEIR_BOOTSTRAP_H
 
+#include <weir/exchange.h>
 #include <weir/status.h>
 
 #include <stddef.h>
@@ -90,6 +91,14 @@ weir_status weir_boot_allgather(weir_boot *boot, const char *name, const int *ra
 
 /* Returns when all ranks in `ranks` (NULL: the whole world) have called it with this `name`, at most WEIR_TIMEOUT. */
 weir_status weir_boot_barrier(weir_boot *boot, const char *name, const int *ranks, int n);
+
+/*
+ * The store as an exchange, for weir_ctx_params.exchange: verbs connections are made through it when
+ * WEIR_VERBS_CONNECT=store. Never NULL; lives as long as the object, so contexts that have it are destroyed before. Any
+ * thread may use it, also while a call of this object waits. Its keys stay in the store until the job ends, less than
+ * 1 KiB a connection.
+ */
+const weir_exchange *weir_boot_exchange(weir_boot *boot);
 
 /*
  * Has `attend(arg)` called about every millisecond while a call of this weir_boot waits (get, allgather, barrier), in

@@ -22,6 +22,7 @@
 #ifndef WEIR_TRANSPORT_H
 #define WEIR_TRANSPORT_H
 
+#include <weir/exchange.h>
 #include <weir/status.h>
 
 #include <stddef.h>
@@ -68,6 +69,8 @@ typedef struct weir_ctx_params {
     const char *transport;    /* "auto", "verbs", "ucx", "shm"; NULL: WEIR_TRANSPORT */
     const char *bind_address; /* numeric IP address to listen on, unless WEIR_INTERFACE is set; NULL: the backend's choice */
     uint32_t signals;         /* how many signals can exist at once; 0: 4096 */
+    const weir_exchange *exchange; /* for WEIR_VERBS_CONNECT=store, e.g. weir_boot_exchange(); it stays the caller's, and
+                                      valid until weir_ctx_destroy(); NULL: there is none */
 } weir_ctx_params;
 
 /*

@@ -39,8 +39,10 @@ static void rank_main(struct job *job, job_case *run, int port)
     set_number("WEIR_MASTER_PORT", port);
     setenv("WEIR_MASTER_ADDR", "127.0.0.1", 0);
     CHECK_OK(weir_boot_create(NULL, &job->boot));
-    const weir_ctx_params params = {
-        .size = sizeof(params), .id = (uint64_t)job->rank, .bind_address = weir_boot_local_address(job->boot)};
+    const weir_ctx_params params = {.size = sizeof(params),
+                                    .id = (uint64_t)job->rank,
+                                    .bind_address = weir_boot_local_address(job->boot),
+                                    .exchange = weir_boot_exchange(job->boot)};
     CHECK_OK(weir_ctx_create(&params, &job->ctx));
     CHECK_OK(weir_pool_create(job->ctx, 0, &job->pool));
     CHECK_OK(weir_comm_create(job->ctx, job->boot, NULL, &job->comm));

@@ -23,6 +23,7 @@ static weir_status prepare(struct sums *s)
     traffic_stage("joined");
     params.id = (uint64_t)weir_boot_rank(s->boot);
     params.bind_address = weir_boot_local_address(s->boot);
+    params.exchange = weir_boot_exchange(s->boot);
     status = weir_ctx_create(&params, &s->ctx);
     if (status == WEIR_OK)
         status = weir_pool_create(s->ctx, 0, &s->pool);

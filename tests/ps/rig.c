@@ -39,7 +39,8 @@ static void run_rank(int world_rank, void *arg)
     weir_ctx_params ctx_params = {.size = sizeof(ctx_params),
                                   .id = (uint64_t)world_rank,
                                   .flags = scenario->ctx_flags,
-                                  .bind_address = weir_boot_local_address(rank.boot)};
+                                  .bind_address = weir_boot_local_address(rank.boot),
+                                  .exchange = weir_boot_exchange(rank.boot)};
     EXPECT_STATUS(WEIR_OK, weir_ctx_create(&ctx_params, &rank.ctx));
     bool server = weir_boot_role(rank.boot) == WEIR_ROLE_SERVER;
     rank.index = server ? world_rank - scenario->workers : world_rank;

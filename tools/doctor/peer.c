@@ -59,6 +59,7 @@ static weir_status open_transport(struct peer *peer)
 {
     weir_ctx_params params = {.size = sizeof(params), .id = (uint64_t)weir_boot_rank(peer->boot)};
     params.bind_address = weir_boot_local_address(peer->boot);
+    params.exchange = weir_boot_exchange(peer->boot);
     weir_status status = weir_ctx_create(&params, &peer->ctx);
     if (status == WEIR_OK)
         status = weir_boot_attend(peer->boot, weir_ctx_attend, peer->ctx);

@@ -73,6 +73,8 @@ static void set_traffic_class(struct rdma_cm_id *id)
 weir_status wi_verbs_connect(struct verbs_ep *ep)
 {
     struct verbs_iface *iface = ep->iface;
+    if (iface->exchange)
+        return wi_verbs_offer(ep);
     weir_status status = wi_verbs_usable(iface);
     if (status != WEIR_OK)
         return status;
@@ -98,7 +100,7 @@ weir_status wi_verbs_connect(struct verbs_ep *ep)
                     iface->base.device);
 }
 
-static void ep_failed(struct verbs_ep *ep, weir_status status, const char *why)
+void wi_verbs_connect_failed(struct verbs_ep *ep, weir_status status, const char *why)
 {
     if (status == WEIR_ERR_PEER_UNREACHABLE && wi_verbs_usable(ep->iface) != WEIR_OK) { /* that is why */
         status = WEIR_ERR_NO_DEVICE;
@@ -120,7 +122,7 @@ static void next_address(struct verbs_ep *ep, const struct event *event)
     ep->end.id = NULL;
     ep->attempt++;
     if (ep->attempt >= ep->address.count || wi_verbs_connect(ep) != WEIR_OK)
-        ep_failed(ep, WEIR_ERR_PEER_UNREACHABLE, why);
+        wi_verbs_connect_failed(ep, WEIR_ERR_PEER_UNREACHABLE, why);
 }
 
 static void rejected(struct verbs_ep *ep, const struct event *event)
@@ -133,21 +135,29 @@ static void rejected(struct verbs_ep *ep, const struct event *event)
         snprintf(why, sizeof(why), "who listens at %s is not this peer, or of another version of Weir", place);
     else
         snprintf(why, sizeof(why), "%s rejected the connection (reason %d)", place, event->status);
-    ep_failed(ep, WEIR_ERR_PEER_UNREACHABLE, why);
+    wi_verbs_connect_failed(ep, WEIR_ERR_PEER_UNREACHABLE, why);
+}
+
+void wi_verbs_hello_of(const struct verbs_ep *ep, struct wi_verbs_hello *hello)
+{
+    *hello = (struct wi_verbs_hello){
+        .id = ep->iface->base.params.id,
+        .cookie = ep->address.cookie,
+        .words_addr = (uintptr_t)wi_verbs_word(ep, 0),
+        .words_rkey = ep->block_mr->rkey,
+        .stream = ep->stream,
+        .from = ep->iface->choice.address.cookie,
+        .again = ep->again,
+    };
 }
 
 static void request_connection(struct verbs_ep *ep)
 {
     struct verbs_iface *iface = ep->iface;
+    struct wi_verbs_hello what;
     unsigned char hello[WI_VERBS_HELLO_SIZE];
-    wi_verbs_hello_encode(&(struct wi_verbs_hello){.id = iface->base.params.id,
-                                                   .cookie = ep->address.cookie,
-                                                   .words_addr = (uintptr_t)wi_verbs_word(ep, 0),
-                                                   .words_rkey = ep->block_mr->rkey,
-                                                   .stream = ep->stream,
-                                                   .from = iface->choice.address.cookie,
-                                                   .again = ep->again},
-                          hello);
+    wi_verbs_hello_of(ep, &what);
+    wi_verbs_hello_encode(&what, hello);
     struct rdma_conn_param param = {
         .private_data = hello,
         .private_data_len = sizeof(hello),
@@ -159,30 +169,35 @@ static void request_connection(struct verbs_ep *ep)
         .qp_num = ep->end.qp->qp_num,
     };
     if (rdma_connect(ep->end.id, &param))
-        ep_failed(ep, WEIR_ERR_PEER_UNREACHABLE, strerror(errno));
+        wi_verbs_connect_failed(ep, WEIR_ERR_PEER_UNREACHABLE, strerror(errno));
+}
+
+void wi_verbs_connected(struct verbs_ep *ep, const struct wi_verbs_welcome *welcome)
+{
+    ep->ring_addr = welcome->ring_addr;
+    ep->ring_rkey = welcome->ring_rkey;
+    ep->granted = welcome->credits;
+    ep->iface->connecting--;
+    ep->connecting = false;
+    ep->base.ready = true;
+    wi_verbs_keys_begin(ep);
+    wi_debug("verbs: connected to rank %llu", (unsigned long long)ep->base.peer_id);
 }
 
 static void connected(struct verbs_ep *ep, const struct event *event)
 {
     struct wi_verbs_welcome welcome;
     if (!wi_verbs_welcome_decode(event->data, event->data_len, &welcome) || welcome.id != ep->base.peer_id) {
-        ep_failed(ep, WEIR_ERR_PROTOCOL, "its answer is not that of this peer");
+        wi_verbs_connect_failed(ep, WEIR_ERR_PROTOCOL, "its answer is not that of this peer");
         return;
     }
     if (wi_verbs_qp_up(ep->iface, &ep->end, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE, ep->base.peer_id) !=
             WEIR_OK ||
         rdma_establish(ep->end.id)) {
-        ep_failed(ep, WEIR_ERR_IO, "the queue pair cannot be set up");
+        wi_verbs_connect_failed(ep, WEIR_ERR_IO, "the queue pair cannot be set up");
         return;
     }
-    ep->ring_addr = welcome.ring_addr;
-    ep->ring_rkey = welcome.ring_rkey;
-    ep->granted = welcome.credits;
-    ep->iface->connecting--;
-    ep->connecting = false;
-    ep->base.ready = true;
-    wi_verbs_keys_begin(ep);
-    wi_debug("verbs: connected to rank %llu", (unsigned long long)ep->base.peer_id);
+    wi_verbs_connected(ep, &welcome);
 }
 
 static void ep_event(struct verbs_ep *ep, const struct event *event)
@@ -192,7 +207,7 @@ static void ep_event(struct verbs_ep *ep, const struct event *event)
     switch (event->type) {
     case RDMA_CM_EVENT_ADDR_RESOLVED:
         if (rdma_resolve_route(ep->end.id, RESOLVE_MS))
-            ep_failed(ep, WEIR_ERR_PEER_UNREACHABLE, strerror(errno));
+            wi_verbs_connect_failed(ep, WEIR_ERR_PEER_UNREACHABLE, strerror(errno));
         break;
     case RDMA_CM_EVENT_ROUTE_RESOLVED:
         request_connection(ep);
@@ -231,21 +246,33 @@ static uint8_t smaller(uint8_t a, uint8_t b)
     return a < b ? a : b;
 }
 
-static weir_status accept_link(struct verbs_iface *iface, struct verbs_link *link, const struct event *event)
+unsigned wi_verbs_link_access(const struct verbs_iface *iface)
 {
     unsigned access = IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
-    if (iface->device.atomics)
-        access |= IBV_ACCESS_REMOTE_ATOMIC;
-    weir_status status = wi_verbs_qp_up(iface, &link->end, access, link->peer_id);
+    return iface->device.atomics ? access | IBV_ACCESS_REMOTE_ATOMIC : access;
+}
+
+void wi_verbs_welcome_of(const struct verbs_iface *iface, const struct verbs_link *link,
+                         struct wi_verbs_welcome *welcome)
+{
+    *welcome = (struct wi_verbs_welcome){
+        .id = iface->base.params.id,
+        .ring_addr = (uintptr_t)link->ring,
+        .ring_rkey = link->ring_mr->rkey,
+        .credits = link->share,
+    };
+}
+
+static weir_status accept_link(struct verbs_iface *iface, struct verbs_link *link, const struct event *event)
+{
+    weir_status status = wi_verbs_qp_up(iface, &link->end, wi_verbs_link_access(iface), link->peer_id);
     if (status != WEIR_OK)
         return status;
     wi_verbs_link_ready(iface, link);
+    struct wi_verbs_welcome what;
     unsigned char welcome[WI_VERBS_WELCOME_SIZE];
-    wi_verbs_welcome_encode(&(struct wi_verbs_welcome){.id = iface->base.params.id,
-                                                       .ring_addr = (uintptr_t)link->ring,
-                                                       .ring_rkey = link->ring_mr->rkey,
-                                                       .credits = link->share},
-                            welcome);
+    wi_verbs_welcome_of(iface, link, &what);
+    wi_verbs_welcome_encode(&what, welcome);
     struct rdma_conn_param param = {
         .private_data = welcome,
         .private_data_len = sizeof(welcome),

@@ -139,6 +139,12 @@ weir_status wi_verbs_ep_create(struct wi_iface *base, const void *address, size_
     if (!wi_verbs_address_decode(address, len, &ep->address))
         status =
             wi_error(WEIR_ERR_PROTOCOL, "endpoint: the verbs part of the address is damaged or of another version");
+    else if (ep->address.by_store != (iface->exchange != NULL))
+        status = wi_error(WEIR_ERR_MISMATCH,
+                          "endpoint: the peer connects through %s, this process through %s; set WEIR_VERBS_CONNECT alike "
+                          "on all ranks",
+                          ep->address.by_store ? "the store" : "the connection manager",
+                          iface->exchange ? "the store" : "the connection manager");
     if (status == WEIR_OK)
         status = handle_take(iface, ep);
     if (status != WEIR_OK) {
@@ -178,6 +184,7 @@ void wi_verbs_ep_query(const struct weir_ep *base, weir_ep_attr *attr)
 /* Ends the connection, then the operations: the device touches their memory no more. */
 static void ep_end(struct verbs_ep *ep, weir_status status)
 {
+    wi_verbs_offer_end(ep);
     if (ep->connecting)
         ep->iface->connecting--;
     ep->connecting = false;

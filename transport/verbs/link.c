@@ -156,7 +156,8 @@ weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *i
         goto fail_fence;
     wi_verbs_credit_open(iface, link);
     link->end.id = id;
-    id->context = &link->end;
+    if (id)
+        id->context = &link->end;
     if (link->again > 0)
         end_earlier(iface, link);
     link->next = iface->links;
@@ -188,6 +189,7 @@ void wi_verbs_link_ready(struct verbs_iface *iface, struct verbs_link *link)
 void wi_verbs_link_gone(struct verbs_iface *iface, struct verbs_link *link)
 {
     struct ibv_qp_attr attr = {.qp_state = IBV_QPS_ERR};
+    wi_verbs_offer_heard(iface, link);
     ibv_modify_qp(link->end.qp, &attr, IBV_QP_STATE);
     wi_verbs_drain(iface);
     unhash(iface, link);

@@ -58,7 +58,7 @@ weir_status wi_verbs_listen(struct verbs_iface *iface)
     if (flags < 0 || fcntl(iface->channel->fd, F_SETFL, flags | O_NONBLOCK) < 0)
         return wi_error(WEIR_ERR_IO, "verbs: connection manager's channel: %s", strerror(errno));
     weir_status status = WEIR_OK;
-    for (unsigned i = 0; i < address->count && status == WEIR_OK; i++)
+    for (unsigned i = 0; i < address->count && status == WEIR_OK && !iface->exchange; i++)
         status = listen_at(iface, &iface->listeners[i], &address->ip[i].any);
     return status;
 }
@@ -110,6 +110,11 @@ void wi_verbs_listen_anew(struct verbs_iface *iface)
         wi_warn("%s has no address any more: it cannot connect until it has one", iface->base.device);
         return;
     }
+    if (iface->exchange) { /* the next connection asks for the GID anew */
+        now.cookie = address->cookie;
+        *address = now;
+        return;
+    }
     struct wi_verbs_address next = {.cookie = address->cookie};
     for (unsigned i = 0; i < now.count; i++) {
         struct sockaddr *ip = &now.ip[i].any;
@@ -137,7 +142,12 @@ void wi_verbs_listen_anew(struct verbs_iface *iface)
 
 weir_status wi_verbs_address(struct wi_iface *iface, void *buf, size_t *len)
 {
-    if (!wi_verbs_address_encode(&verbs_iface(iface)->choice.address, buf, len))
+    struct wi_verbs_address address = verbs_iface(iface)->choice.address;
+    if (verbs_iface(iface)->exchange) {
+        address.by_store = true;
+        address.count = 0;
+    }
+    if (!wi_verbs_address_encode(&address, buf, len))
         return wi_error(WEIR_ERR_RANGE, "address: %zu bytes are too little room for the verbs part", *len);
     return WEIR_OK;
 }

@@ -2,6 +2,7 @@
 #include "transport/verbs/verbs.h"
 
 #include "core/clock.h"
+#include "core/config.h"
 #include "core/error.h"
 #include "core/log.h"
 
@@ -39,6 +40,11 @@ static weir_status open_epoll(struct verbs_iface *iface)
         if (epoll_ctl(iface->epoll_fd, EPOLL_CTL_ADD, fds[i], &event))
             return wi_error(WEIR_ERR_IO, "verbs: descriptor to sleep on: %s", strerror(errno));
     }
+    /* By its edges: what makes it readable may be for others, and stay. */
+    struct epoll_event news = {.events = EPOLLIN | EPOLLET};
+    if (iface->epoll_fd >= 0 && iface->exchange && iface->exchange->fd >= 0 &&
+        epoll_ctl(iface->epoll_fd, EPOLL_CTL_ADD, iface->exchange->fd, &news))
+        return wi_error(WEIR_ERR_IO, "verbs: the exchange's descriptor: %s", strerror(errno));
     return iface->epoll_fd >= 0 ? WEIR_OK : wi_error(WEIR_ERR_IO, "verbs: no epoll descriptor: %s", strerror(errno));
 }
 
@@ -46,6 +52,7 @@ static weir_status open_epoll(struct verbs_iface *iface)
 static void close_iface(struct wi_iface *base)
 {
     struct verbs_iface *iface = verbs_iface(base);
+    wi_verbs_offers_close(iface);
     wi_verbs_links_free(iface);
     wi_verbs_unlisten(iface);
     if (iface->epoll_fd >= 0)
@@ -87,6 +94,7 @@ weir_status wi_verbs_open_one(const struct wi_iface_params *params, const struct
     iface->base.signals = signals;
     iface->fences = fences;
     iface->choice = *choice;
+    iface->exchange = wi_config()->verbs_connect == WI_VERBS_CONNECT_STORE ? params->exchange : NULL;
     iface->epoll_fd = -1;
     iface->look_now = true;
     snprintf(iface->base.device, sizeof(iface->base.device), "%.58s:%u", choice->device, choice->port);
@@ -120,6 +128,8 @@ static unsigned look(struct verbs_iface *iface)
         wi_verbs_listen_anew(iface);
     if (fds[0].revents)
         count += wi_verbs_cm_progress(iface);
+    if (iface->exchange)
+        count += wi_verbs_offers_progress(iface);
     if (iface->suspects)
         wi_verbs_suspects(iface);
     wi_verbs_keepalive(iface, iface->look_ns);
@@ -134,7 +144,7 @@ static bool time_to_look(struct verbs_iface *iface)
         return true;
     if (++iface->turns % TURNS_PER_LOOK != 0)
         return false;
-    return wi_now_ns() - iface->look_ns > (iface->connecting || iface->suspects ? LOOK_CONNECTING_NS : LOOK_IDLE_NS);
+    return wi_now_ns() - iface->look_ns > (iface->connecting || iface->unheard || iface->suspects ? LOOK_CONNECTING_NS : LOOK_IDLE_NS);
 }
 
 static unsigned progress(struct wi_iface *base)

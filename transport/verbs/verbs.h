@@ -135,6 +135,9 @@ struct verbs_link {
     uint32_t replies_posted, replies_done;
     uint64_t failed_ns;
     bool failed; /* one of them has failed */
+
+    uint64_t nonce;    /* of the offer, until its initiator is up; else 0 */
+    uint64_t offer_ns; /* when it was taken */
 };
 
 /* ---- Sending (queue.c) ------------------------------------------------------------------------------------------- */
@@ -245,6 +248,12 @@ struct verbs_ep {
     uint32_t stream, again;          /* names the endpoint at the target; how often it was connected before */
     struct wi_verbs_address address; /* of the peer */
     unsigned attempt;                /* index of the address in use */
+
+    /* Connecting through an exchange; see offer.c. */
+    enum { VERBS_OFFER_NONE, VERBS_OFFER_MADE, VERBS_OFFER_STORED } offer;
+    struct wi_verbs_path path; /* our own */
+    uint64_t nonce, offer_ns;
+    uint32_t turn; /* its number in the target's queue */
 };
 
 struct verbs_iface {
@@ -268,6 +277,10 @@ struct verbs_iface {
     bool port_down, addresses_changed;
     uint64_t port_down_ns; /* since when */
     char lost[64];               /* what has become of the device, "": nothing */
+    const weir_exchange *exchange; /* what connections are made through; NULL: the connection manager */
+    bool exchange_over;            /* it has failed */
+    uint32_t offers_taken[WI_VERBS_LANES];
+    uint32_t unheard;            /* links whose initiators are not up yet */
     struct verbs_fences *fences; /* several devices: the context's, NULL: this is the only one */
 
     uint32_t cq_room;      /* completions that can still be outstanding */
@@ -340,6 +353,32 @@ void wi_verbs_end(struct verbs_end *end);
 
 /* Takes a queue pair from its birth to where it sends and receives (qp.c). */
 weir_status wi_verbs_qp_up(struct verbs_iface *iface, struct verbs_end *end, unsigned access, uint64_t peer_id);
+
+/* The same without the connection manager, by what both sides told each other. */
+weir_status wi_verbs_qp_up_by_hand(struct verbs_iface *iface, struct verbs_end *end, unsigned access, uint64_t peer_id,
+                                   const struct wi_verbs_path *own, const struct wi_verbs_path *peer);
+
+/* The GID and LID by which peers reach the port: a GID of RoCE v2 that carries an address of the interface, of the family
+ * of `like` where that is given. */
+weir_status wi_verbs_own_gid(const struct verbs_iface *iface, const struct wi_verbs_path *like,
+                             struct wi_verbs_path *path);
+
+/* What both ways of connecting share (cm.c). */
+void wi_verbs_hello_of(const struct verbs_ep *ep, struct wi_verbs_hello *hello);
+void wi_verbs_welcome_of(const struct verbs_iface *iface, const struct verbs_link *link,
+                         struct wi_verbs_welcome *welcome);
+unsigned wi_verbs_link_access(const struct verbs_iface *iface); /* what a link's queue pair allows its initiator */
+void wi_verbs_connected(struct verbs_ep *ep, const struct wi_verbs_welcome *welcome);
+void wi_verbs_connect_failed(struct verbs_ep *ep, weir_status status, const char *why);
+
+/* ---- Connections through an exchange (offer.c) --------------------------------------------------------------------- */
+
+weir_status wi_verbs_offer(struct verbs_ep *ep);   /* starts connecting */
+void wi_verbs_offer_end(struct verbs_ep *ep);      /* gives it up; safe on any endpoint */
+uint64_t wi_verbs_offer_bound_ns(void);            /* how long an answer is waited for */
+void wi_verbs_offer_heard(struct verbs_iface *iface, struct verbs_link *link); /* the initiator is up, or the link ends */
+unsigned wi_verbs_offers_progress(struct verbs_iface *iface);
+void wi_verbs_offers_close(struct verbs_iface *iface);
 
 /* ---- Events of the device (events.c) ------------------------------------------------------------------------------
  */

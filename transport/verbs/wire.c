@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { ADDRESS_HEADER = 16, ADDRESS_ENTRY = 20, VERSION = 2, MAGIC = 0x72696577 /* "weir" */ };
+enum { BY_STORE = 0x100, ADDRESS_HEADER = 16, ADDRESS_ENTRY = 20, VERSION = 2, MAGIC = 0x72696577 /* "weir" */ };
 
 static void store16(unsigned char *at, uint16_t value)
 {
@@ -46,7 +46,7 @@ static uint64_t load64(const unsigned char *at)
     return le64toh(value);
 }
 
-/* Header: magic (u32), version (u16), count (u16), cookie (u64). Entry: 4 or 6 (u16), port (u16), address (16 bytes).
+/* Header: magic (u32), version (u16), count and BY_STORE (u16), cookie (u64). Entry: 4 or 6 (u16), port (u16), address (16 bytes).
  */
 bool wi_verbs_address_encode(const struct wi_verbs_address *address, void *buf, size_t *len)
 {
@@ -57,7 +57,7 @@ bool wi_verbs_address_encode(const struct wi_verbs_address *address, void *buf, 
     memset(buf, 0, need);
     store32(at, MAGIC);
     store16(at + 4, VERSION);
-    store16(at + 6, (uint16_t)address->count);
+    store16(at + 6, (uint16_t)(address->count | (address->by_store ? BY_STORE : 0)));
     store64(at + 8, address->cookie);
     at += ADDRESS_HEADER;
     for (unsigned i = 0; i < address->count; i++, at += ADDRESS_ENTRY) {
@@ -79,9 +79,10 @@ bool wi_verbs_address_decode(const void *buf, size_t len, struct wi_verbs_addres
     if (len < ADDRESS_HEADER || load32(at) != MAGIC || load16(at + 4) != VERSION)
         return false;
     memset(address, 0, sizeof(*address));
-    address->count = load16(at + 6);
+    address->by_store = load16(at + 6) & BY_STORE;
+    address->count = load16(at + 6) & ~(unsigned)BY_STORE;
     address->cookie = load64(at + 8);
-    if (address->count == 0 || address->count > WI_VERBS_ADDRESS_MAX ||
+    if ((address->count == 0) != address->by_store || address->count > WI_VERBS_ADDRESS_MAX ||
         len != ADDRESS_HEADER + address->count * (size_t)ADDRESS_ENTRY)
         return false;
     at += ADDRESS_HEADER;
@@ -210,6 +211,82 @@ bool wi_verbs_welcome_decode(const void *buf, size_t len, struct wi_verbs_welcom
     welcome->ring_addr = load64(at + 16);
     welcome->ring_rkey = load32(at + 24);
     welcome->credits = load32(at + 32);
+    return true;
+}
+
+/* gid (16 bytes), queue pair (u32), PSN (u32), LID (u16), MTU, reads, served (u8 each), zeros. */
+static void path_encode(const struct wi_verbs_path *path, unsigned char *at)
+{
+    memset(at, 0, WI_VERBS_PATH_SIZE);
+    memcpy(at, path->gid, sizeof(path->gid));
+    store32(at + 16, path->qp_num);
+    store32(at + 20, path->psn);
+    store16(at + 24, path->lid);
+    at[26] = path->mtu;
+    at[27] = path->reads;
+    at[28] = path->served;
+}
+
+static bool path_decode(const unsigned char *at, struct wi_verbs_path *path)
+{
+    memcpy(path->gid, at, sizeof(path->gid));
+    path->qp_num = load32(at + 16);
+    path->psn = load32(at + 20);
+    path->lid = load16(at + 24);
+    path->mtu = at[26];
+    path->reads = at[27];
+    path->served = at[28];
+    return path->qp_num <= WI_VERBS_24_BITS && path->psn <= WI_VERBS_24_BITS && path->mtu >= 1 && path->mtu <= 5;
+}
+
+/* Nonce (u64), zero (u64), path, hello. */
+void wi_verbs_offer_encode(const struct wi_verbs_offer *offer, unsigned char buf[WI_VERBS_OFFER_SIZE])
+{
+    store64(buf, offer->nonce);
+    store64(buf + 8, 0);
+    path_encode(&offer->path, buf + 16);
+    wi_verbs_hello_encode(&offer->hello, buf + 16 + WI_VERBS_PATH_SIZE);
+}
+
+bool wi_verbs_offer_decode(const void *buf, size_t len, struct wi_verbs_offer *offer)
+{
+    const unsigned char *at = buf;
+    if (len != WI_VERBS_OFFER_SIZE || !path_decode(at + 16, &offer->path))
+        return false;
+    offer->nonce = load64(at);
+    return offer->nonce != 0 && wi_verbs_hello_decode(at + 16 + WI_VERBS_PATH_SIZE, WI_VERBS_HELLO_SIZE, &offer->hello);
+}
+
+/* Nonce (u64), accepted (u32), zero (u32), then path and welcome, or the refusal's text. */
+size_t wi_verbs_offer_answer_encode(const struct wi_verbs_offer_answer *answer,
+                                    unsigned char buf[WI_VERBS_OFFER_ANSWER_MAX])
+{
+    store64(buf, answer->nonce);
+    store32(buf + 8, answer->accepted);
+    store32(buf + 12, 0);
+    if (!answer->accepted) {
+        size_t len = strnlen(answer->refusal, WI_VERBS_REFUSAL_MAX);
+        memcpy(buf + 16, answer->refusal, len);
+        return 16 + len;
+    }
+    path_encode(&answer->path, buf + 16);
+    wi_verbs_welcome_encode(&answer->welcome, buf + 16 + WI_VERBS_PATH_SIZE);
+    return WI_VERBS_ACCEPTED_SIZE;
+}
+
+bool wi_verbs_offer_answer_decode(const void *buf, size_t len, struct wi_verbs_offer_answer *answer)
+{
+    const unsigned char *at = buf;
+    if (len < 16 || load32(at + 8) > 1)
+        return false;
+    *answer = (struct wi_verbs_offer_answer){.nonce = load64(at), .accepted = load32(at + 8)};
+    if (answer->accepted)
+        return len == WI_VERBS_ACCEPTED_SIZE && path_decode(at + 16, &answer->path) &&
+               wi_verbs_welcome_decode(at + 16 + WI_VERBS_PATH_SIZE, WI_VERBS_WELCOME_SIZE, &answer->welcome);
+    if (len > WI_VERBS_OFFER_ANSWER_MAX)
+        return false;
+    for (size_t i = 0; i + 16 < len; i++)
+        answer->refusal[i] = (char)(at[16 + i] >= ' ' && at[16 + i] < 127 ? at[16 + i] : '?');
     return true;
 }
 

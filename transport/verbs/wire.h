@@ -30,6 +30,7 @@
 
 struct wi_verbs_address {
     uint64_t cookie; /* the listener's; a connection request must bring it */
+    bool by_store;   /* it connects through an exchange, and tells no addresses */
     unsigned count;
     union {
         struct sockaddr any;
@@ -90,6 +91,54 @@ void wi_verbs_hello_encode(const struct wi_verbs_hello *hello, unsigned char buf
 bool wi_verbs_hello_decode(const void *buf, size_t len, struct wi_verbs_hello *hello);
 void wi_verbs_welcome_encode(const struct wi_verbs_welcome *welcome, unsigned char buf[WI_VERBS_WELCOME_SIZE]);
 bool wi_verbs_welcome_decode(const void *buf, size_t len, struct wi_verbs_welcome *welcome);
+
+/* ---- Connecting through an exchange -------------------------------------------------------------------------------
+ *
+ * What both sides leave there; see offer.c.
+ */
+
+enum {
+    WI_VERBS_24_BITS = 0xffffff,
+    WI_VERBS_LANES = 8, /* queues of offers that a target looks at */
+    WI_VERBS_REFUSAL_MAX = 200,
+    WI_VERBS_PATH_SIZE = 32,
+    WI_VERBS_OFFER_SIZE = 16 + WI_VERBS_PATH_SIZE + WI_VERBS_HELLO_SIZE,
+    WI_VERBS_ACCEPTED_SIZE = 16 + WI_VERBS_PATH_SIZE + WI_VERBS_WELCOME_SIZE,
+    WI_VERBS_OFFER_ANSWER_MAX = 16 + WI_VERBS_REFUSAL_MAX,
+};
+
+/* How a queue pair is reached. */
+struct wi_verbs_path {
+    uint8_t gid[16];
+    uint32_t qp_num, psn; /* 24 bits each */
+    uint16_t lid;         /* InfiniBand's */
+    uint8_t mtu;          /* the port's, as enum ibv_mtu */
+    uint8_t reads, served;
+};
+
+struct wi_verbs_offer {
+    uint64_t nonce;
+    struct wi_verbs_path path;
+    struct wi_verbs_hello hello;
+};
+
+struct wi_verbs_offer_answer {
+    uint64_t nonce; /* of the offer */
+    bool accepted;
+    struct wi_verbs_path path;       /* accepted */
+    struct wi_verbs_welcome welcome; /* accepted */
+    char refusal[WI_VERBS_REFUSAL_MAX + 1];
+};
+
+void wi_verbs_offer_encode(const struct wi_verbs_offer *offer, unsigned char buf[WI_VERBS_OFFER_SIZE]);
+bool wi_verbs_offer_decode(const void *buf, size_t len, struct wi_verbs_offer *offer);
+
+/* Returns the length. */
+size_t wi_verbs_offer_answer_encode(const struct wi_verbs_offer_answer *answer,
+                                    unsigned char buf[WI_VERBS_OFFER_ANSWER_MAX]);
+
+/* A refusal's text has '?' for bytes that do not belong in a sentence. */
+bool wi_verbs_offer_answer_decode(const void *buf, size_t len, struct wi_verbs_offer_answer *answer);
 
 /* ---- Message ring ------------------------------------------------------------------------------------------------
  *

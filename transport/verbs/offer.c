@@ -1,0 +1,315 @@
+/*
+ * Connecting through an exchange (the job's store) instead of the connection manager: both sides tell each other their
+ * queue pairs, and set them up by hand.
+ *
+ * The initiator leaves an offer where the target looks: in one of a few queues, by number, the first one that is free.
+ * The target answers under the offer's nonce, and the initiator says under it that it is up: until then it hears nothing,
+ * so the target keeps quiet. What fails later is noticed by what is sent, and by keepalive: nobody tells of ends.
+ */
+#include "core/clock.h"
+#include "core/config.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "transport/verbs/verbs.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+enum { OFFERS_PER_LOOK = 64 };
+
+typedef char key_text[WEIR_EXCHANGE_KEY_MAX + 1];
+
+static void offer_key(uint64_t cookie, unsigned lane, uint32_t turn, key_text key)
+{
+    snprintf(key, sizeof(key_text), "weir/verbs/%016llx/%u/%u", (unsigned long long)cookie, lane, turn);
+}
+
+static void nonce_key(uint64_t nonce, const char *what, key_text key)
+{
+    snprintf(key, sizeof(key_text), "weir/verbs/%016llx/%s", (unsigned long long)nonce, what);
+}
+
+/* Stores a value whose fate its reader tells. */
+static weir_status leave(struct verbs_iface *iface, const char *key, const void *value, size_t len)
+{
+    weir_status status = iface->exchange->put(iface->exchange->arg, key, value, len);
+    if (status == WEIR_ERR_AGAIN) {
+        iface->exchange->forget(iface->exchange->arg, key);
+        status = WEIR_OK;
+    }
+    return status;
+}
+
+/* What the peer must know of a queue pair. `like`: the peer's path, for the same kind of address, or NULL. */
+static weir_status own_path(struct verbs_iface *iface, const struct ibv_qp *qp, const struct wi_verbs_path *like,
+                            struct wi_verbs_path *path)
+{
+    *path = (struct wi_verbs_path){
+        .qp_num = qp->qp_num,
+        .mtu = (uint8_t)iface->device.mtu,
+        .reads = iface->device.max_reads,
+        .served = iface->device.max_served,
+    };
+    if (getrandom(&path->psn, sizeof(path->psn), 0) != (ssize_t)sizeof(path->psn))
+        return wi_error(WEIR_ERR_IO, "verbs: no random number: %s", strerror(errno));
+    path->psn &= WI_VERBS_24_BITS;
+    return wi_verbs_own_gid(iface, like, path);
+}
+
+/* ---- Initiator ----------------------------------------------------------------------------------------------------- */
+
+weir_status wi_verbs_offer(struct verbs_ep *ep)
+{
+    struct verbs_iface *iface = ep->iface;
+    weir_status status = wi_verbs_usable(iface);
+    if (status == WEIR_OK)
+        status = own_path(iface, ep->end.qp, NULL, &ep->path);
+    if (status != WEIR_OK)
+        return status;
+    if (getrandom(&ep->nonce, sizeof(ep->nonce), 0) != (ssize_t)sizeof(ep->nonce))
+        return wi_error(WEIR_ERR_IO, "verbs: no random number: %s", strerror(errno));
+    ep->turn = 0;
+    ep->offer = VERBS_OFFER_MADE;
+    ep->offer_ns = wi_now_ns();
+    iface->look_now = true;
+    return WEIR_OK;
+}
+
+/* The target's queue by our own cookie, so that many initiators do not contend for the numbers of one. */
+static weir_status put_offer(struct verbs_ep *ep)
+{
+    struct verbs_iface *iface = ep->iface;
+    struct wi_verbs_offer offer = {.nonce = ep->nonce, .path = ep->path};
+    unsigned char value[WI_VERBS_OFFER_SIZE];
+    weir_status status;
+    wi_verbs_hello_of(ep, &offer.hello);
+    wi_verbs_offer_encode(&offer, value);
+    for (;; ep->turn++) {
+        key_text key;
+        offer_key(ep->address.cookie, iface->choice.address.cookie % WI_VERBS_LANES, ep->turn, key);
+        status = iface->exchange->put(iface->exchange->arg, key, value, sizeof(value));
+        if (status != WEIR_ERR_MISMATCH)
+            return status;
+    }
+}
+
+static void take_answer(struct verbs_ep *ep, const unsigned char *value, size_t len)
+{
+    struct wi_verbs_offer_answer answer;
+    char why[WI_VERBS_REFUSAL_MAX + 40];
+    key_text key;
+    ep->offer = VERBS_OFFER_NONE;
+    if (!wi_verbs_offer_answer_decode(value, len, &answer) || answer.nonce != ep->nonce ||
+        (answer.accepted && answer.welcome.id != ep->base.peer_id)) {
+        wi_verbs_connect_failed(ep, WEIR_ERR_PROTOCOL, "its answer in the store is damaged, or not that of this peer");
+        return;
+    }
+    if (!answer.accepted) {
+        snprintf(why, sizeof(why), "it refuses: %s", answer.refusal);
+        wi_verbs_connect_failed(ep, WEIR_ERR_PEER_UNREACHABLE, why);
+        return;
+    }
+    unsigned access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+    if (wi_verbs_qp_up_by_hand(ep->iface, &ep->end, access, ep->base.peer_id, &ep->path, &answer.path) != WEIR_OK) {
+        snprintf(why, sizeof(why), "%.200s", weir_last_error());
+        wi_verbs_connect_failed(ep, WEIR_ERR_IO, why);
+        return;
+    }
+    nonce_key(ep->nonce, "up", key);
+    (void)leave(ep->iface, key, "up", 2);
+    wi_verbs_connected(ep, &answer.welcome);
+}
+
+static weir_status pursue(struct verbs_ep *ep)
+{
+    const weir_exchange *exchange = ep->iface->exchange;
+    unsigned char value[WEIR_EXCHANGE_VALUE_MAX];
+    size_t len = sizeof(value);
+    key_text key;
+    if (ep->offer == VERBS_OFFER_MADE) {
+        weir_status status = put_offer(ep);
+        if (status != WEIR_OK)
+            return status;
+        ep->offer = VERBS_OFFER_STORED;
+    }
+    nonce_key(ep->nonce, "answer", key);
+    weir_status status = exchange->get(exchange->arg, key, value, &len);
+    if (status == WEIR_OK)
+        take_answer(ep, value, len);
+    return status;
+}
+
+static void offer_failed(struct verbs_ep *ep, weir_status status)
+{
+    char why[256];
+    uint64_t bound_ns = wi_verbs_offer_bound_ns();
+    if (status == WEIR_ERR_AGAIN)
+        snprintf(why, sizeof(why),
+                 "it has not answered through the store for %.1f s: it is dead, or makes no progress (weir_progress)",
+                 (double)bound_ns / 1e9);
+    else
+        snprintf(why, sizeof(why), "the store fails: %.200s", weir_last_error());
+    wi_verbs_connect_failed(ep, status == WEIR_ERR_AGAIN ? WEIR_ERR_PEER_UNREACHABLE : status, why);
+}
+
+/* A little less than WEIR_TIMEOUT, so that who waits that long is told the reason. */
+uint64_t wi_verbs_offer_bound_ns(void)
+{
+    return wi_config()->timeout_ns - wi_config()->timeout_ns / 8;
+}
+
+void wi_verbs_offer_end(struct verbs_ep *ep)
+{
+    key_text key;
+    if (ep->offer == VERBS_OFFER_NONE)
+        return;
+    offer_key(ep->address.cookie, ep->iface->choice.address.cookie % WI_VERBS_LANES, ep->turn, key);
+    if (ep->offer == VERBS_OFFER_STORED)
+        nonce_key(ep->nonce, "answer", key);
+    ep->iface->exchange->forget(ep->iface->exchange->arg, key);
+    ep->offer = VERBS_OFFER_NONE;
+}
+
+/* ---- Target -------------------------------------------------------------------------------------------------------- */
+
+static void answer_offer(struct verbs_iface *iface, const struct wi_verbs_offer_answer *answer)
+{
+    unsigned char value[WI_VERBS_OFFER_ANSWER_MAX];
+    key_text key;
+    nonce_key(answer->nonce, "answer", key);
+    if (leave(iface, key, value, wi_verbs_offer_answer_encode(answer, value)) != WEIR_OK)
+        wi_warn("verbs: an offer could not be answered: %s", weir_last_error());
+}
+
+static weir_status accept_offer(struct verbs_iface *iface, struct verbs_link *link, const struct wi_verbs_offer *offer,
+                                struct wi_verbs_offer_answer *answer)
+{
+    weir_status status = own_path(iface, link->end.qp, &offer->path, &answer->path);
+    if (status == WEIR_OK)
+        status = wi_verbs_qp_up_by_hand(iface, &link->end, wi_verbs_link_access(iface), link->peer_id, &answer->path,
+                                        &offer->path);
+    if (status != WEIR_OK)
+        return status;
+    wi_verbs_link_ready(iface, link);
+    answer->accepted = true;
+    wi_verbs_welcome_of(iface, link, &answer->welcome);
+    return WEIR_OK;
+}
+
+static void take_offer(struct verbs_iface *iface, const unsigned char *value, size_t len)
+{
+    struct wi_verbs_offer offer;
+    struct verbs_link *link = NULL;
+    if (!wi_verbs_offer_decode(value, len, &offer) || offer.hello.cookie != iface->choice.address.cookie) {
+        wi_warn("verbs: an offer in the store is damaged, or not for this process; it is left alone");
+        return;
+    }
+    struct wi_verbs_offer_answer answer = {.nonce = offer.nonce};
+    weir_status status = wi_verbs_usable(iface);
+    if (status == WEIR_OK)
+        status = wi_verbs_link_create(iface, NULL, &offer.hello, &link);
+    if (status == WEIR_OK)
+        status = accept_offer(iface, link, &offer, &answer);
+    if (status == WEIR_OK) {
+        link->nonce = offer.nonce;
+        link->offer_ns = wi_now_ns();
+        iface->unheard++;
+    } else {
+        wi_warn("verbs: rank %llu could not be connected: %s", (unsigned long long)offer.hello.id, weir_last_error());
+        snprintf(answer.refusal, sizeof(answer.refusal), "%.*s", WI_VERBS_REFUSAL_MAX, weir_last_error());
+        if (link)
+            wi_verbs_link_gone(iface, link);
+    }
+    answer_offer(iface, &answer);
+}
+
+void wi_verbs_offer_heard(struct verbs_iface *iface, struct verbs_link *link)
+{
+    key_text key;
+    if (!link->nonce)
+        return;
+    nonce_key(link->nonce, "up", key);
+    iface->exchange->forget(iface->exchange->arg, key);
+    link->nonce = 0;
+    iface->unheard--;
+}
+
+/* Is the initiator up? One that never is has died: its link goes. */
+static void look_for_word(struct verbs_iface *iface, struct verbs_link *link)
+{
+    char word[8];
+    size_t len = sizeof(word);
+    key_text key;
+    nonce_key(link->nonce, "up", key);
+    weir_status status = iface->exchange->get(iface->exchange->arg, key, word, &len);
+    if (status == WEIR_ERR_AGAIN && wi_now_ns() - link->offer_ns < wi_config()->timeout_ns)
+        return;
+    wi_verbs_offer_heard(iface, link);
+    link->established = status == WEIR_OK;
+    if (link->established)
+        return;
+    wi_info("verbs: rank %llu wanted to connect, but never said that it is up", (unsigned long long)link->peer_id);
+    wi_verbs_link_gone(iface, link);
+}
+
+/* ---- Both ---------------------------------------------------------------------------------------------------------- */
+
+static unsigned look_for_offers(struct verbs_iface *iface)
+{
+    unsigned count = 0;
+    for (unsigned lane = 0; lane < WI_VERBS_LANES && !iface->exchange_over; lane++) {
+        weir_status status = WEIR_OK;
+        while (count < OFFERS_PER_LOOK && status == WEIR_OK) {
+            unsigned char value[WEIR_EXCHANGE_VALUE_MAX];
+            size_t len = sizeof(value);
+            key_text key;
+            offer_key(iface->choice.address.cookie, lane, iface->offers_taken[lane], key);
+            status = iface->exchange->get(iface->exchange->arg, key, value, &len);
+            if (status == WEIR_OK)
+                take_offer(iface, value, len);
+            if (status == WEIR_ERR_RANGE)
+                status = WEIR_OK; /* no offer of ours is that long */
+            iface->offers_taken[lane] += status == WEIR_OK;
+            count += status == WEIR_OK;
+        }
+        if (status != WEIR_OK && status != WEIR_ERR_AGAIN) {
+            iface->exchange_over = true;
+            wi_info("verbs: nobody can connect any more: %s", weir_last_error());
+        }
+    }
+    if (count == OFFERS_PER_LOOK)
+        iface->look_now = true;
+    return count;
+}
+
+unsigned wi_verbs_offers_progress(struct verbs_iface *iface)
+{
+    unsigned count = look_for_offers(iface);
+    for (struct verbs_link *link = iface->unheard ? iface->links : NULL, *next; link; link = next) {
+        next = link->next;
+        if (link->nonce)
+            look_for_word(iface, link);
+    }
+    for (uint32_t i = 0; iface->connecting && i < iface->eps_room; i++) {
+        struct verbs_ep *ep = iface->eps[i];
+        if (!ep || ep->offer == VERBS_OFFER_NONE)
+            continue;
+        weir_status status = pursue(ep);
+        if (status == WEIR_OK)
+            count++;
+        else if (status != WEIR_ERR_AGAIN || wi_now_ns() - ep->offer_ns > wi_verbs_offer_bound_ns())
+            offer_failed(ep, status);
+    }
+    return count;
+}
+
+void wi_verbs_offers_close(struct verbs_iface *iface)
+{
+    for (unsigned lane = 0; iface->exchange && lane < WI_VERBS_LANES; lane++) {
+        key_text key;
+        offer_key(iface->choice.address.cookie, lane, iface->offers_taken[lane], key);
+        iface->exchange->forget(iface->exchange->arg, key);
+    }
+}
