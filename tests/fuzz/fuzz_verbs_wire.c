@@ -1,6 +1,6 @@
 /*
  * Fuzzes what verbs interfaces tell each other: addresses, hello, welcome, keys, requests for windows and their answers,
- * and lists of parts for several devices.
+ * lists of parts for several devices, and offers in the store.
  */
 #include "bytes_of.h"
 #include "transport/verbs/wire.h"
@@ -16,7 +16,7 @@ static void look(const uint8_t *data, size_t len)
     size_t again_len = sizeof(again);
     if (wi_verbs_address_decode(data, len, &address)) {
         char text[80];
-        check(address.count > 0 && address.count <= WI_VERBS_ADDRESS_MAX);
+        check((address.count > 0) != address.by_store && address.count <= WI_VERBS_ADDRESS_MAX);
         for (unsigned i = 0; i < address.count; i++)
             wi_verbs_address_print(&address.ip[i].any, text, sizeof(text));
         check(wi_verbs_address_encode(&address, again, &again_len) && again_len == len);
@@ -82,6 +82,38 @@ static void look_at_keys(const uint8_t *data, size_t len)
     }
 }
 
+/* What peers leave in the store. */
+static void look_at_offers(const uint8_t *data, size_t len)
+{
+    struct wi_verbs_offer offer;
+    struct wi_verbs_offer_answer answer;
+    unsigned char again[WI_VERBS_OFFER_ANSWER_MAX];
+    if (wi_verbs_offer_decode(data, len, &offer)) {
+        check(offer.nonce != 0 && offer.path.qp_num <= WI_VERBS_24_BITS && offer.path.psn <= WI_VERBS_24_BITS);
+        wi_verbs_offer_encode(&offer, again);
+        check(wi_verbs_offer_decode(again, WI_VERBS_OFFER_SIZE, &offer));
+    }
+    if (wi_verbs_offer_answer_decode(data, len, &answer)) {
+        check(memchr(answer.refusal, 0, sizeof(answer.refusal)) != NULL);
+        size_t again_len = wi_verbs_offer_answer_encode(&answer, again);
+        check(wi_verbs_offer_answer_decode(again, again_len, &answer));
+    }
+}
+
+/* The same behind a path, with what is right in the fixed places: an offer is too long to be found by chance. */
+static void forge_offers(const uint8_t *data, size_t len)
+{
+    unsigned char offer[WI_VERBS_OFFER_SIZE] = {0}, answer[WI_VERBS_OFFER_ANSWER_MAX] = {0};
+    wi_verbs_offer_encode(&(struct wi_verbs_offer){.nonce = 1, .path = {.mtu = 3}}, offer);
+    wi_verbs_offer_answer_encode(&(struct wi_verbs_offer_answer){.nonce = 1, .accepted = true, .path = {.mtu = 3}}, answer);
+    for (size_t i = 0; i + 1 < len; i += 2) {
+        offer[data[i] % sizeof(offer)] = data[i + 1];
+        answer[data[i] % WI_VERBS_ACCEPTED_SIZE] = data[i + 1];
+    }
+    look_at_offers(offer, sizeof(offer));
+    look_at_offers(answer, WI_VERBS_ACCEPTED_SIZE);
+}
+
 /* No message may leave the ring's memory, whatever its length and where the last one ended. */
 static void walk_ring(struct bytes_of *input)
 {
@@ -109,6 +141,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     look(exact, size);
     look_at_list(exact, size);
     look_at_keys(exact, size);
+    look_at_offers(exact, size);
+    forge_offers(data, size);
     memcpy(exact, head, sizeof(head)); /* what nearly everything that is right begins with */
     memcpy(exact + sizeof(head), data, size);
     look(exact, size + sizeof(head));

@@ -43,8 +43,13 @@ void barrier(struct rank *r)
 
 void rank_open(struct rank *r, unsigned flags)
 {
-    weir_ctx_params params = {
-        .size = sizeof(params), .id = (uint64_t)r->rank, .flags = flags, .transport = transport_name(), .signals = 64};
+    r->own_exchange = board_exchange(r);
+    weir_ctx_params params = {.size = sizeof(params),
+                              .id = (uint64_t)r->rank,
+                              .flags = flags,
+                              .transport = transport_name(),
+                              .signals = 64,
+                              .exchange = r->exchange ? r->exchange : &r->own_exchange};
     size_t len = WEIR_ADDRESS_MAX;
     CHECK_OK(weir_ctx_create(&params, &r->ctx));
     CHECK_OK(weir_pool_create(r->ctx, 0, &r->pool));

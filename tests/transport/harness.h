@@ -19,7 +19,15 @@
 enum {
     RANKS_MAX = 16,
     HELPERS_MAX = 8, /* of a rank, besides the first */
+    NOTICES = 8192,
     KEYS_MAX = 4,    /* keys that a rank can publish at a time */
+};
+
+/* A value of the exchange; see harness_exchange.c. */
+struct notice {
+    uint32_t state, len;
+    char key[WEIR_EXCHANGE_KEY_MAX + 1];
+    uint8_t value[256];
 };
 
 /* What ranks tell each other beside the transport. */
@@ -31,6 +39,7 @@ struct bulletin {
     uint8_t key[RANKS_MAX][KEYS_MAX][WEIR_RKEY_MAX];
     uint32_t key_len[RANKS_MAX][KEYS_MAX];
     uint64_t number[RANKS_MAX][16]; /* free for the test */
+    struct notice notice[NOTICES];
 };
 
 struct rank {
@@ -40,6 +49,8 @@ struct rank {
     weir_ctx *ctx;
     weir_pool *pool;
     weir_ep *ep[RANKS_MAX]; /* to each rank, oneself included */
+    weir_exchange own_exchange;
+    const weir_exchange *exchange; /* what rank_open() gives the context; NULL: board_exchange() */
 };
 
 /* A test's ranks: `body` runs in each. */
@@ -82,6 +93,9 @@ void check_failed(const struct rank *r, const char *file, int line, const char *
     } while (0)
 
 /* -- in a rank -- */
+
+/* An exchange among the ranks. */
+weir_exchange board_exchange(struct rank *r);
 
 /* Makes context (flags as weir_ctx_params) and pool, and publishes the address. */
 void rank_open(struct rank *r, unsigned flags);

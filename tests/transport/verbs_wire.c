@@ -258,6 +258,66 @@ static void test_lists(void **state)
     assert_false(wi_verbs_list_check(list, full));
 }
 
+/* What comes back is what was said; cut short, or with a field that cannot be, it is refused. */
+static void test_offers(void **state)
+{
+    (void)state;
+    struct wi_verbs_offer offer = {
+        .nonce = 0x1234567890abcdef,
+        .path = {.gid = {0xfd, [15] = 7}, .qp_num = 0xfffffe, .psn = 0x123456, .lid = 513, .mtu = 5, .reads = 16, .served = 4},
+        .hello = {.id = 3, .cookie = 99, .again = 2},
+    }, back;
+    unsigned char buf[WI_VERBS_OFFER_SIZE + 1];
+    wi_verbs_offer_encode(&offer, buf);
+    assert_true(wi_verbs_offer_decode(buf, WI_VERBS_OFFER_SIZE, &back));
+    assert_true(back.nonce == offer.nonce && back.hello.cookie == 99 && back.hello.again == 2);
+    assert_memory_equal(back.path.gid, offer.path.gid, 16);
+    assert_true(back.path.qp_num == 0xfffffe && back.path.psn == 0x123456 && back.path.lid == 513);
+    assert_true(back.path.mtu == 5 && back.path.reads == 16 && back.path.served == 4);
+    assert_false(wi_verbs_offer_decode(buf, WI_VERBS_OFFER_SIZE + 1, &back));
+    for (size_t cut = 0; cut < WI_VERBS_OFFER_SIZE; cut++)
+        assert_false(wi_verbs_offer_decode(buf, cut, &back));
+    buf[16 + 26] = 6; /* no such MTU */
+    assert_false(wi_verbs_offer_decode(buf, WI_VERBS_OFFER_SIZE, &back));
+    buf[16 + 26] = 1;
+    buf[16 + 19] = 1; /* a queue pair's number of more than 24 bits */
+    assert_false(wi_verbs_offer_decode(buf, WI_VERBS_OFFER_SIZE, &back));
+}
+
+static void test_offer_answers(void **state)
+{
+    (void)state;
+    struct wi_verbs_offer_answer answer = {
+        .nonce = 5, .accepted = true, .path = {.qp_num = 9, .mtu = 3}, .welcome = {.id = 8, .credits = 77}}, back;
+    unsigned char buf[WI_VERBS_OFFER_ANSWER_MAX];
+    size_t len = wi_verbs_offer_answer_encode(&answer, buf);
+    assert_true(wi_verbs_offer_answer_decode(buf, len, &back));
+    assert_true(back.nonce == 5 && back.accepted && back.path.qp_num == 9 && back.welcome.credits == 77);
+    for (size_t cut = 0; cut < len; cut++)
+        assert_false(wi_verbs_offer_answer_decode(buf, cut, &back));
+    buf[8] = 2;
+    assert_false(wi_verbs_offer_answer_decode(buf, len, &back));
+
+    answer = (struct wi_verbs_offer_answer){.nonce = 6, .refusal = "no room\n"};
+    len = wi_verbs_offer_answer_encode(&answer, buf);
+    assert_true(wi_verbs_offer_answer_decode(buf, len, &back));
+    assert_false(back.accepted);
+    assert_string_equal(back.refusal, "no room?");
+}
+
+static void test_address_by_store(void **state)
+{
+    (void)state;
+    struct wi_verbs_address address = {.cookie = 12, .by_store = true}, back;
+    unsigned char buf[400];
+    size_t len = sizeof(buf);
+    assert_true(wi_verbs_address_encode(&address, buf, &len));
+    assert_true(wi_verbs_address_decode(buf, len, &back));
+    assert_true(back.by_store && back.count == 0 && back.cookie == 12);
+    buf[7] = 0; /* neither addresses nor the store */
+    assert_false(wi_verbs_address_decode(buf, len, &back));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -265,7 +325,8 @@ int main(void)
         cmocka_unit_test(test_address_needs_room),     cmocka_unit_test(test_damaged_addresses),
         cmocka_unit_test(test_private_data),           cmocka_unit_test(test_ring),
         cmocka_unit_test(test_ring_takes_the_longest), cmocka_unit_test(test_credit_shares),
-        cmocka_unit_test(test_keys_and_requests),
+        cmocka_unit_test(test_keys_and_requests),      cmocka_unit_test(test_offers),
+        cmocka_unit_test(test_offer_answers),          cmocka_unit_test(test_address_by_store),
     };
     return cmocka_run_group_tests_name("verbs wire", tests, NULL, NULL);
 }

@@ -127,6 +127,7 @@ static void end_failed(struct verbs_ep *ep, const struct ibv_wc *wc)
 /*
  * A target that refuses an access has revoked the key, or its process is being killed: the kernel then takes its
  * regions away first. The end of its connection tells the two apart, so it is waited for before the user is told.
+ * Without the connection manager nobody tells of ends: the target is asked whether it is there.
  */
 static void suspect(struct verbs_ep *ep, const struct ibv_wc *wc)
 {
@@ -137,6 +138,22 @@ static void suspect(struct verbs_ep *ep, const struct ibv_wc *wc)
     ep->suspect_ns = wi_now_ns();
     ep->iface->suspects++;
     ep->iface->look_now = true;
+    if (ep->iface->exchange)
+        wi_verbs_offer_question(ep);
+}
+
+void wi_verbs_suspect_end(struct verbs_ep *ep, bool alive)
+{
+    if (alive) {
+        end_failed(ep, &ep->suspect);
+        return;
+    }
+    wi_ep_fail(&ep->base, WEIR_ERR_PEER_GONE,
+               "%s rank %llu over %s: the target refuses the access, and does not answer through the store any more: it "
+               "is dead, or makes no progress",
+               names[ep->slots[(uint32_t)ep->suspect.wr_id & ep->mask].kind], (unsigned long long)ep->base.peer_id,
+               ep->iface->base.device);
+    wi_verbs_ep_abandon(ep);
 }
 
 void wi_verbs_suspects(struct verbs_iface *iface)

@@ -5,6 +5,8 @@
  * The initiator leaves an offer where the target looks: in one of a few queues, by number, the first one that is free.
  * The target answers under the offer's nonce, and the initiator says under it that it is up: until then it hears nothing,
  * so the target keeps quiet. What fails later is noticed by what is sent, and by keepalive: nobody tells of ends.
+ *
+ * An offer of queue pair 0 asks whether the target is there.
  */
 #include "core/clock.h"
 #include "core/config.h"
@@ -77,6 +79,16 @@ weir_status wi_verbs_offer(struct verbs_ep *ep)
     return WEIR_OK;
 }
 
+/* An offer of no queue pair: the answer shows that somebody is there. */
+void wi_verbs_offer_question(struct verbs_ep *ep)
+{
+    ep->path = (struct wi_verbs_path){.mtu = IBV_MTU_256};
+    ep->nonce++;
+    ep->turn = 0;
+    ep->offer = VERBS_OFFER_MADE;
+    ep->offer_ns = wi_now_ns();
+}
+
 /* The target's queue by our own cookie, so that many initiators do not contend for the numbers of one. */
 static weir_status put_offer(struct verbs_ep *ep)
 {
@@ -104,6 +116,10 @@ static void take_answer(struct verbs_ep *ep, const unsigned char *value, size_t 
     if (!wi_verbs_offer_answer_decode(value, len, &answer) || answer.nonce != ep->nonce ||
         (answer.accepted && answer.welcome.id != ep->base.peer_id)) {
         wi_verbs_connect_failed(ep, WEIR_ERR_PROTOCOL, "its answer in the store is damaged, or not that of this peer");
+        return;
+    }
+    if (ep->suspect_ns) {
+        wi_verbs_suspect_end(ep, true);
         return;
     }
     if (!answer.accepted) {
@@ -141,23 +157,27 @@ static weir_status pursue(struct verbs_ep *ep)
     return status;
 }
 
+/* How long an answer is waited for: a little less than WEIR_TIMEOUT, so that who waits that long is told the reason. */
+static uint64_t bound_ns(const struct verbs_ep *ep)
+{
+    uint64_t timeout_ns = wi_config()->timeout_ns;
+    return ep->suspect_ns ? timeout_ns / 4 : timeout_ns - timeout_ns / 8;
+}
+
 static void offer_failed(struct verbs_ep *ep, weir_status status)
 {
     char why[256];
-    uint64_t bound_ns = wi_verbs_offer_bound_ns();
+    if (ep->suspect_ns) {
+        wi_verbs_suspect_end(ep, false);
+        return;
+    }
     if (status == WEIR_ERR_AGAIN)
         snprintf(why, sizeof(why),
                  "it has not answered through the store for %.1f s: it is dead, or makes no progress (weir_progress)",
-                 (double)bound_ns / 1e9);
+                 (double)bound_ns(ep) / 1e9);
     else
         snprintf(why, sizeof(why), "the store fails: %.200s", weir_last_error());
     wi_verbs_connect_failed(ep, status == WEIR_ERR_AGAIN ? WEIR_ERR_PEER_UNREACHABLE : status, why);
-}
-
-/* A little less than WEIR_TIMEOUT, so that who waits that long is told the reason. */
-uint64_t wi_verbs_offer_bound_ns(void)
-{
-    return wi_config()->timeout_ns - wi_config()->timeout_ns / 8;
 }
 
 void wi_verbs_offer_end(struct verbs_ep *ep)
@@ -207,6 +227,10 @@ static void take_offer(struct verbs_iface *iface, const unsigned char *value, si
         return;
     }
     struct wi_verbs_offer_answer answer = {.nonce = offer.nonce};
+    if (offer.path.qp_num == 0) {
+        answer_offer(iface, &answer);
+        return;
+    }
     weir_status status = wi_verbs_usable(iface);
     if (status == WEIR_OK)
         status = wi_verbs_link_create(iface, NULL, &offer.hello, &link);
@@ -292,14 +316,14 @@ unsigned wi_verbs_offers_progress(struct verbs_iface *iface)
         if (link->nonce)
             look_for_word(iface, link);
     }
-    for (uint32_t i = 0; iface->connecting && i < iface->eps_room; i++) {
+    for (uint32_t i = 0; (iface->connecting || iface->suspects) && i < iface->eps_room; i++) {
         struct verbs_ep *ep = iface->eps[i];
         if (!ep || ep->offer == VERBS_OFFER_NONE)
             continue;
         weir_status status = pursue(ep);
         if (status == WEIR_OK)
             count++;
-        else if (status != WEIR_ERR_AGAIN || wi_now_ns() - ep->offer_ns > wi_verbs_offer_bound_ns())
+        else if (status != WEIR_ERR_AGAIN || wi_now_ns() - ep->offer_ns > bound_ns(ep))
             offer_failed(ep, status);
     }
     return count;

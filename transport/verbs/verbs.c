@@ -130,7 +130,7 @@ static unsigned look(struct verbs_iface *iface)
         count += wi_verbs_cm_progress(iface);
     if (iface->exchange)
         count += wi_verbs_offers_progress(iface);
-    if (iface->suspects)
+    if (iface->suspects && !iface->exchange)
         wi_verbs_suspects(iface);
     wi_verbs_keepalive(iface, iface->look_ns);
     if (iface->links_failed)

@@ -375,7 +375,7 @@ void wi_verbs_connect_failed(struct verbs_ep *ep, weir_status status, const char
 
 weir_status wi_verbs_offer(struct verbs_ep *ep);   /* starts connecting */
 void wi_verbs_offer_end(struct verbs_ep *ep);      /* gives it up; safe on any endpoint */
-uint64_t wi_verbs_offer_bound_ns(void);            /* how long an answer is waited for */
+void wi_verbs_offer_question(struct verbs_ep *ep); /* asks the target of a suspect whether it is there */
 void wi_verbs_offer_heard(struct verbs_iface *iface, struct verbs_link *link); /* the initiator is up, or the link ends */
 unsigned wi_verbs_offers_progress(struct verbs_iface *iface);
 void wi_verbs_offers_close(struct verbs_iface *iface);
@@ -515,6 +515,9 @@ void wi_verbs_drain(struct verbs_iface *iface);
 
 /* Decides about endpoints whose target refused an access some time ago. */
 void wi_verbs_suspects(struct verbs_iface *iface);
+
+/* The same of one, when it was found out whether its target is alive. */
+void wi_verbs_suspect_end(struct verbs_ep *ep, bool alive);
 weir_status wi_verbs_receives_post(struct verbs_iface *iface); /* all that were used up */
 
 /* ---- Idle connections (keepalive.c) ------------------------------------------------------------------------------ */

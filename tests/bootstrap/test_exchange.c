@@ -1,0 +1,76 @@
+/* The store as an exchange: what contexts leave each other, beside calls that wait and run out of time. */
+#include "job.h"
+
+#include <poll.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static weir_status until_known(const weir_exchange *x, bool is_put, const char *key, char *value, size_t *len)
+{
+    double end = job_now() + 20;
+    weir_status status;
+    do {
+        struct pollfd news = {.fd = x->fd, .events = POLLIN};
+        status = is_put ? x->put(x->arg, key, value, *len) : x->get(x->arg, key, value, len);
+        if (status == WEIR_ERR_AGAIN)
+            poll(&news, 1, 10);
+    } while (status == WEIR_ERR_AGAIN && job_now() < end);
+    return status;
+}
+
+static void leave_and_find(weir_boot *boot, void *arg)
+{
+    const weir_exchange *x = weir_boot_exchange(boot);
+    char key[32], value[32], small[2];
+    size_t len = sizeof(value), small_len = sizeof(small);
+    int other = 1 - weir_boot_rank(boot);
+    (void)arg;
+    snprintf(key, sizeof(key), "weir/test/%d", other);
+    EXPECT_STATUS(WEIR_ERR_AGAIN, x->get(x->arg, key, value, &len)); /* nobody has stored it */
+    size_t room = sizeof(value);
+    EXPECT_STATUS(WEIR_ERR_TIMEOUT, weir_boot_get(boot, "never", small, &room, 50)); /* the store forgets what is asked */
+    EXPECT_STATUS(WEIR_OK, weir_boot_barrier(boot, "asked", NULL, 0));
+    snprintf(key, sizeof(key), "weir/test/%d", weir_boot_rank(boot));
+    size_t mine = 5;
+    EXPECT_STATUS(WEIR_OK, until_known(x, true, key, "hello", &mine));
+    EXPECT_STATUS(WEIR_ERR_MISMATCH, until_known(x, true, key, "again", &mine));
+    snprintf(key, sizeof(key), "weir/test/%d", other);
+    EXPECT_STATUS(WEIR_OK, until_known(x, false, key, value, &len));
+    EXPECT(len == 5 && memcmp(value, "hello", 5) == 0);
+    EXPECT_STATUS(WEIR_ERR_RANGE, until_known(x, false, key, small, &small_len));
+    EXPECT_STATUS(WEIR_ERR_AGAIN, x->get(x->arg, "weir/test/none", value, &len));
+    x->forget(x->arg, "weir/test/none");
+    EXPECT_STATUS(WEIR_OK, weir_boot_barrier(boot, "found", NULL, 0));
+}
+
+static void test_two_ranks(void **state)
+{
+    (void)state;
+    assert_true(job_run("127.0.0.1", 2, leave_and_find, NULL));
+}
+
+static void test_alone(void **state)
+{
+    (void)state;
+    weir_boot_params params = job_params(0, 1, job_port());
+    weir_boot *boot;
+    char value[8];
+    size_t len = sizeof(value);
+    assert_int_equal(weir_boot_create(&params, &boot), WEIR_OK);
+    const weir_exchange *x = weir_boot_exchange(boot);
+    assert_int_equal(x->get(x->arg, "k", value, &len), WEIR_ERR_AGAIN);
+    assert_int_equal(x->put(x->arg, "k", "v", 1), WEIR_OK);
+    assert_int_equal(x->put(x->arg, "k", "w", 1), WEIR_ERR_MISMATCH);
+    assert_int_equal(x->get(x->arg, "k", value, &len), WEIR_OK);
+    assert_true(len == 1 && value[0] == 'v');
+    weir_boot_destroy(boot);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_two_ranks), cmocka_unit_test(test_alone)};
+    return cmocka_run_group_tests_name("exchange", tests, NULL, NULL);
+}
