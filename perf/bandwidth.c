@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { SAMPLES_MAX = 1 << 20 };
+
 typedef weir_status post_fn(struct pair *pair, size_t size, weir_comp *comp);
 
 /* One kind of operation. */
@@ -77,37 +79,49 @@ static void take_messages(struct process *process)
         len = sizeof(message);
 }
 
+/* How much to move, and what came of it. */
+struct pumped {
+    size_t half, count;  /* operations of a half window; half windows at most */
+    double until_s;      /* no new half window from this moment on; 0: no such moment */
+    double *samples;     /* room for `room` of them; further ones count for nothing */
+    size_t room;
+    size_t done;         /* half windows moved */
+    double elapsed_s;
+};
+
 /*
- * Moves `count` half windows and then flushes; `*elapsed_s` is all of it. Sample i is the time between the ends of half
- * windows i and i + 1, while further ones are on their way: there are count - 1 of them, the last counts for nothing.
+ * Moves half windows and then flushes; `elapsed_s` is all of it. Sample i is the time between the ends of half windows i
+ * and i + 1, while further ones are on their way; the last one counts for nothing.
  */
 static weir_status pump(struct pair *pair, struct process *process, const struct stream *stream, size_t size,
-                        size_t half, size_t count, double *samples, double *elapsed_s)
+                        struct pumped *p)
 {
     weir_comp comp[2] = {WEIR_COMP_INIT, WEIR_COMP_INIT}, flushed = WEIR_COMP_INIT;
     double start = now_s(), last = start;
-    weir_status status = post_half(pair, stream, size, half, &comp[0]);
-    for (size_t i = 0; i < count && status == WEIR_OK; i++) {
-        if (i + 1 < count)
-            status = post_half(pair, stream, size, half, &comp[(i + 1) % 2]);
+    size_t posted = 1;
+    weir_status status = post_half(pair, stream, size, p->half, &comp[0]);
+    for (p->done = 0; p->done < posted && status == WEIR_OK; p->done++) {
+        if (posted < p->count && (p->until_s == 0.0 || last < p->until_s))
+            status = post_half(pair, stream, size, p->half, &comp[posted++ % 2]);
         if (status == WEIR_OK)
-            status = weir_wait(process->ctx, &comp[i % 2], -1);
+            status = weir_wait(process->ctx, &comp[p->done % 2], -1);
         double now = now_s();
-        samples[i] = now - last;
+        if (p->done < p->room)
+            p->samples[p->done] = now - last;
         last = now;
     }
     if (status == WEIR_OK)
         status = weir_flush(pair->ep, &flushed);
     if (status == WEIR_OK)
         status = weir_wait(process->ctx, &flushed, -1);
-    *elapsed_s = now_s() - start;
+    p->elapsed_s = now_s() - start;
     return status;
 }
 
 /* Compares what arrived, at the side that received it. */
 static weir_status check_size(struct pair *pair, struct process *process, const struct stream *stream, size_t size)
 {
-    double sample, elapsed_s;
+    struct pumped once = {.half = 1, .count = 1};
     bool sender = stream->reads ? !pair->first : pair->first;
     unsigned char *theirs = stream->reads ? pair->buffer : pair->source;
     const unsigned char *ours = stream->reads ? pair->source : pair->buffer;
@@ -115,7 +129,7 @@ static weir_status check_size(struct pair *pair, struct process *process, const 
         theirs[i] = (unsigned char)(i * 31 + size * 7 + 1);
     weir_status status = pair_meet(pair, process);
     if (status == WEIR_OK && pair->first)
-        status = pump(pair, process, stream, size, 1, 1, &sample, &elapsed_s);
+        status = pump(pair, process, stream, size, &once);
     if (status == WEIR_OK)
         status = pair_meet(pair, process);
     for (size_t i = 0; status == WEIR_OK && !sender && i < size; i++)
@@ -124,58 +138,62 @@ static weir_status check_size(struct pair *pair, struct process *process, const 
     return status;
 }
 
-/* All add up what they moved; rank 0 reports. Its own samples stand for all. */
-static weir_status report_sum(struct process *process, struct result *result, int index)
+/* What all moved by the time that the last one took; rank 0 reports. Its own samples stand for all. */
+static weir_status report_sum(struct process *process, struct result *result, double elapsed_s, int index)
 {
-    double mine[2] = {result->gb_s, result->size > 0 ? result->gb_s * 1e3 / (double)result->size : 0.0};
+    double mine[2] = {(double)result->iterations, elapsed_s}, operations = 0.0, longest_s = 0.0;
     double *all = calloc((size_t)process->ranks, sizeof(mine));
     char name[48];
     snprintf(name, sizeof(name), "perf/sum.%d", index);
     weir_status status =
         all ? weir_boot_allgather(process->boot, name, NULL, 0, mine, sizeof(mine), all) : WEIR_ERR_NO_MEMORY;
     for (int rank = 0; status == WEIR_OK && rank < process->ranks; rank++) {
-        result->total_gb_s += all[2 * rank];
-        result->total_mops += all[2 * rank + 1];
+        operations += all[2 * rank];
+        longest_s = all[2 * rank + 1] > longest_s ? all[2 * rank + 1] : longest_s;
     }
-    if (status == WEIR_OK && process->rank == 0)
+    if (status == WEIR_OK && process->rank == 0) {
+        result->total_mops = operations / longest_s / 1e6;
+        result->total_gb_s = result->total_mops * (double)result->size / 1e3;
         report_result(process, result);
+    }
     free(all);
     return status;
 }
 
 static weir_status measure(struct pair *pair, struct process *process, const struct stream *stream, size_t size,
-                           struct result *result)
+                           struct result *result, double *elapsed_s)
 {
     const struct options *options = process->options;
-    size_t half = options->window / 2 ? options->window / 2 : 1;
-    size_t count = iterations_for(options, size) / half + 3, warmup = count / 10 + 2;
-    double elapsed_s, *samples = calloc(count, sizeof(double));
-    weir_status status = samples ? WEIR_OK : WEIR_ERR_NO_MEMORY;
-    if (status == WEIR_OK)
-        status = pump(pair, process, stream, size, half, warmup, samples, &elapsed_s);
-    if (status == WEIR_OK && options->duration_s > 0.0) {
-        double wanted = options->duration_s / (elapsed_s / (double)warmup);
-        count = wanted < 3.0 ? 3 : wanted > 1e8 ? (size_t)1e8 : (size_t)wanted;
-        free(samples);
-        samples = calloc(count, sizeof(double));
-        status = samples ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+    size_t half = options->window / 2 ? options->window / 2 : 1, count = iterations_for(options, size) / half + 3;
+    struct pumped warmup = {.half = half, .count = count / 10 + 2};
+    struct pumped p = {.half = half, .count = count, .room = count};
+    if (options->duration_s > 0.0) {
+        p.count = SIZE_MAX;
+        p.room = SAMPLES_MAX;
     }
+    p.samples = calloc(p.room, sizeof(double));
+    weir_status status = p.samples ? pump(pair, process, stream, size, &warmup) : WEIR_ERR_NO_MEMORY;
+    if (options->duration_s > 0.0)
+        p.until_s = now_s() + options->duration_s;
     if (status == WEIR_OK)
-        status = pump(pair, process, stream, size, half, count, samples, &elapsed_s);
+        status = pump(pair, process, stream, size, &p);
     if (status == WEIR_OK) {
-        result_from_samples(samples, count - 1, half, size, result);
-        result->iterations = count * half;
-        result->gb_s = (double)(size * count * half) / elapsed_s / 1e9;
+        size_t samples = p.done < p.room ? p.done : p.room;
+        result_from_samples(p.samples, samples > 1 ? samples - 1 : 1, half, size, result);
+        result->iterations = p.done * half;
+        result->gb_s = (double)(size * p.done * half) / p.elapsed_s / 1e9;
+        *elapsed_s = p.elapsed_s;
     }
-    free(samples);
+    free(p.samples);
     return status;
 }
 
 /* ---- One after the other ------------------------------------------------------------------------------------------- */
 
 static weir_status measure_single(struct pair *pair, struct process *process, const struct stream *stream, size_t size,
-                                  struct result *result)
+                                  struct result *result, double *elapsed_s)
 {
+    (void)elapsed_s;
     size_t count = iterations_for(process->options, size), warmup = count / 10 + 1;
     double last = 0.0, *samples = calloc(count, sizeof(double));
     weir_status status = samples ? WEIR_OK : WEIR_ERR_NO_MEMORY;
@@ -215,7 +233,7 @@ static weir_status serve(struct pair *pair, struct process *process, const struc
 }
 
 typedef weir_status measure_fn(struct pair *pair, struct process *process, const struct stream *stream, size_t size,
-                               struct result *result);
+                               struct result *result, double *elapsed_s);
 
 static weir_status one_size(struct pair *pair, struct process *process, const struct stream *stream, measure_fn *how,
                             int index)
@@ -223,7 +241,8 @@ static weir_status one_size(struct pair *pair, struct process *process, const st
     const struct options *options = process->options;
     size_t size = options->sizes[index];
     bool active = pair->first || options->both;
-    struct result result = {0};
+    struct result result = {.size = size};
+    double elapsed_s = 0.0;
     weir_status status = WEIR_OK;
     if (stream->post == post_send && options->both) {
         fprintf(stderr, "weir_perf: send_bw -b: messages wait for somebody who takes them; one side has to\n");
@@ -238,13 +257,13 @@ static weir_status one_size(struct pair *pair, struct process *process, const st
     if (status == WEIR_OK)
         status = pair_meet(pair, process);
     if (status == WEIR_OK && active)
-        status = how(pair, process, stream, size, &result);
+        status = how(pair, process, stream, size, &result, &elapsed_s);
     if (status == WEIR_OK && active)
         status = weir_put_signal(pair->ep, NULL, NULL, 0, 0, NULL, pair->partner_signal, NULL);
     if (status == WEIR_OK && (!active || options->both))
         status = serve(pair, process, stream, (uint64_t)index + 1);
     if (status != WEIR_OK || how == measure) /* what one waits for alone has no sum */
-        return status == WEIR_OK ? report_sum(process, &result, index) : status;
+        return status == WEIR_OK ? report_sum(process, &result, elapsed_s, index) : status;
     if (process->rank == 0)
         report_result(process, &result);
     return WEIR_OK;

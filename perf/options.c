@@ -25,6 +25,7 @@ static const char usage[] =
     "  -o, --operation WORD  ps: push, pull, push_pull (default); allreduce: f32 (default), f64\n"
     "      --ordinary        memory of malloc, registered, instead of the pool's\n"
     "      --unregistered    memory of malloc that nobody registered at the sending side\n"
+    "      --compare         in alternation with ucx_perftest or, over verbs, perftest (perf/compare has more)\n"
     "      --no-check        do not compare the data that arrives\n"
     "      --json            results as JSON\n"
     "  -h, --help            this text\n"
@@ -34,7 +35,7 @@ static const char usage[] =
     "\n"
     "Benchmarks:\n";
 
-enum { OPT_SERVERS = 256, OPT_THREADS, OPT_ORDINARY, OPT_UNREGISTERED, OPT_NO_CHECK, OPT_JSON };
+enum { OPT_SERVERS = 256, OPT_THREADS, OPT_ORDINARY, OPT_UNREGISTERED, OPT_COMPARE, OPT_NO_CHECK, OPT_JSON };
 
 static const struct option long_options[] = {
     {"size", required_argument, NULL, 's'},
@@ -48,6 +49,7 @@ static const struct option long_options[] = {
     {"operation", required_argument, NULL, 'o'},
     {"ordinary", no_argument, NULL, OPT_ORDINARY},
     {"unregistered", no_argument, NULL, OPT_UNREGISTERED},
+    {"compare", no_argument, NULL, OPT_COMPARE},
     {"duration", required_argument, NULL, 'D'},
     {"both", no_argument, NULL, 'b'},
     {"device", required_argument, NULL, 'd'},
@@ -183,6 +185,9 @@ static int parse_one(struct options *options, int option, char *text)
         return result;
     case 'o':
         return parse_operation(options, text);
+    case OPT_COMPARE:
+        options->compare = true;
+        return 0;
     case OPT_UNREGISTERED:
         options->unregistered = true; /* falls through: it is ordinary, too */
         /* fallthrough */

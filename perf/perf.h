@@ -23,6 +23,7 @@ struct options {
     bool ordinary;         /* ordinary memory instead of the pool's */
     bool unregistered;     /* and not registered by us: the library does what it needs */
     bool both;             /* bandwidth: both sides of a pair send at once */
+    bool compare;          /* beside another program: perf/compare does it */
     double duration_s;     /* bandwidth: measure for so long; 0: by iterations */
     const char *operation; /* ps: push, pull, push_pull; allreduce: f32, f64 */
 };
@@ -76,6 +77,9 @@ int options_parse(int argc, char **argv, struct options *options);
  * worst exit status in `*exit_status` with true. False: this is one of the processes, go on.
  */
 bool launch_local(const struct options *options, int *exit_status);
+
+/* Becomes perf/compare, or its installed copy, for this benchmark and these sizes. Returns an exit status if it cannot. */
+int compare_instead(const struct options *options);
 
 /* Samples are seconds of `per_sample` operations each; sorts them. */
 void result_from_samples(double *samples, size_t count, size_t per_sample, size_t size, struct result *result);

@@ -2,6 +2,7 @@
 #include "perf.h"
 
 #include <stdio.h>
+#include <string.h>
 
 const struct benchmark benchmarks[] = {
     {"put_lat", "half round trip of puts into polled memory (as ib_write_lat)", {8, 4096, 65536}, 2, 0, run_put_lat},
@@ -52,12 +53,27 @@ static bool ranks_fit(const struct process *process)
     return true;
 }
 
+/* Options that only streams have. */
+static bool options_fit(const struct options *options)
+{
+    const char *name = options->benchmark->name;
+    size_t len = strlen(name);
+    if ((!options->both && options->duration_s == 0.0) || (len > 3 && strcmp(name + len - 3, "_bw") == 0))
+        return true;
+    fprintf(stderr, "weir_perf: %s: -b and -D are for the *_bw benchmarks\n", name);
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     struct options options;
     int result = options_parse(argc, argv, &options);
     if (result != 0)
         return result == 1 ? 0 : result;
+    if (!options_fit(&options))
+        return 2;
+    if (options.compare)
+        return compare_instead(&options);
     if (launch_local(&options, &result))
         return result;
     struct process process = {.options = &options};
@@ -65,7 +81,8 @@ int main(int argc, char **argv)
     if (status == WEIR_OK)
         status = ranks_fit(&process) ? options.benchmark->run(&process) : WEIR_ERR_INVALID;
     if (status != WEIR_OK) {
-        fprintf(stderr, "weir_perf: rank %d: %s: %s\n", process.rank, weir_status_string(status), weir_last_error());
+        fprintf(stderr, "weir_perf: rank %d: %s%s%s\n", process.rank, weir_status_string(status),
+                weir_last_error()[0] ? ": " : "", weir_last_error());
         if (process.boot)
             weir_boot_fail(process.boot, status, weir_last_error()[0] ? weir_last_error() : "weir_perf gave up");
     }
