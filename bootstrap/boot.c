@@ -116,6 +116,7 @@ weir_status weir_boot_create(const weir_boot_params *params, weir_boot **out)
     struct weir_boot *boot = calloc(1, sizeof(*boot));
     if (!boot)
         return wi_error(WEIR_ERR_NO_MEMORY, "weir_boot_create: out of memory");
+    boot->pid = getpid();
     pthread_mutex_init(&boot->alone_lock, NULL);
     wi_attendants_init(&boot->attendants);
     weir_status status = resolve(params, boot, &resolved);
@@ -142,7 +143,7 @@ weir_status weir_boot_create(const weir_boot_params *params, weir_boot **out)
 
 void weir_boot_destroy(weir_boot *boot)
 {
-    if (boot)
+    if (boot && boot->pid == getpid()) /* a child after fork() must not say good-bye for its parent */
         boot_free(boot, boot->timeout_ns);
 }
 

@@ -7,7 +7,10 @@
 #include "bootstrap/server.h"
 #include "bootstrap/store.h"
 
+#include <sys/types.h>
+
 struct weir_boot {
+    pid_t pid; /* whose it is: not a child's after fork() */
     int rank;
     int world;
     int local_rank;
