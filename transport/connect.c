@@ -25,6 +25,9 @@ weir_status wi_ep_start(struct weir_ep *ep)
 weir_status weir_ep_connect(weir_ep *ep)
 {
     struct weir_ctx *ctx = ep->ctx;
+    weir_status status = wi_process_check(ctx, "weir_ep_connect");
+    if (status != WEIR_OK)
+        return status;
     wi_ctx_lock(ctx);
     wi_ep_start(ep);
     wi_ctx_unlock(ctx);
@@ -67,8 +70,11 @@ static weir_status reset(struct weir_ep *ep)
 weir_status weir_ep_reconnect(weir_ep *ep)
 {
     struct weir_ctx *ctx = ep->ctx;
+    weir_status status = wi_process_check(ctx, "weir_ep_reconnect");
+    if (status != WEIR_OK)
+        return status;
     wi_ctx_lock(ctx);
-    weir_status status = ep->status == WEIR_OK ? WEIR_OK : reset(ep);
+    status = ep->status == WEIR_OK ? WEIR_OK : reset(ep);
     if (status == WEIR_OK)
         status = wi_ep_start(ep) == WEIR_OK ? WEIR_OK : weir_ep_status(ep);
     wi_ctx_unlock(ctx);

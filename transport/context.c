@@ -57,6 +57,8 @@ weir_status weir_ctx_create(const weir_ctx_params *user, weir_ctx **out)
     ctx->signal_used = calloc(ctx->signal_count, 1);
     if (!ctx->signal_used)
         status = wi_error(WEIR_ERR_NO_MEMORY, "context: out of memory for %u signals", ctx->signal_count);
+    if (status == WEIR_OK)
+        status = wi_process_init(ctx);
     wi_trace_open(config->trace_file, (int)ctx->id, (int)config->world_size);
     if (status == WEIR_OK)
         status = wi_stats_init(&ctx->stats, wi_exporter_wanted(config), wi_trace_on());
@@ -76,7 +78,7 @@ weir_status weir_ctx_create(const weir_ctx_params *user, weir_ctx **out)
 /* Safe on a context that was made by half. */
 void weir_ctx_destroy(weir_ctx *ctx)
 {
-    if (!ctx)
+    if (!ctx || wi_in_child(ctx)) /* what it holds is its parent's */
         return;
     while (ctx->eps)
         wi_ep_close(ctx->eps);
@@ -95,6 +97,7 @@ void weir_ctx_destroy(weir_ctx *ctx)
     wi_ranges_fini(&ctx->mems);
     free(ctx->signal_used);
     wi_stats_fini(&ctx->stats);
+    wi_process_fini(ctx);
     free(ctx);
 }
 

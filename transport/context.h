@@ -31,6 +31,7 @@ struct weir_ctx {
     struct wi_iface *iface[WI_IFACE_MAX];
     int iface_count;
     bool multi;
+    volatile unsigned char *ours; /* zero in a child after fork(), see process.c */
     pthread_mutex_t lock;      /* taken only when `multi` */
     uint64_t id;
     uint64_t host;
@@ -91,6 +92,18 @@ static inline void wi_ctx_unlock(struct weir_ctx *ctx)
         wi_ctx_rouse(ctx);
     pthread_mutex_unlock(&ctx->lock);
 }
+
+/* Is this a child after fork() that has a copy of its parent's context? */
+static inline bool wi_in_child(const struct weir_ctx *ctx)
+{
+    return __builtin_expect(ctx->ours && *ctx->ours == 0, 0);
+}
+
+/* WEIR_ERR_INVALID with a sentence in such a child; `what` is the function called (process.c). Before the lock is taken:
+ * a thread that does not exist there may hold it. */
+weir_status wi_process_check(const struct weir_ctx *ctx, const char *what);
+weir_status wi_process_init(struct weir_ctx *ctx);
+void wi_process_fini(struct weir_ctx *ctx);
 
 /* Index of an interface in its context. */
 static inline int wi_iface_index(const struct weir_ctx *ctx, const struct wi_iface *iface)

@@ -93,11 +93,14 @@ weir_status weir_ep_create(weir_ctx *ctx, const void *address, size_t len, weir_
 {
     struct wi_blob blob;
     const char *why;
+    weir_status status = wi_process_check(ctx, "weir_ep_create");
+    if (status != WEIR_OK)
+        return status;
     if (wi_blob_read(address, len, WI_BLOB_ADDRESS, &blob, &why) != WEIR_OK)
         return wi_error(WEIR_ERR_PROTOCOL, "this is not the address of a Weir context: %s", why);
     wi_ctx_lock(ctx);
     /* Shared memory is opened first, so it is tried first. */
-    weir_status status = WEIR_ERR_UNSUPPORTED;
+    status = WEIR_ERR_UNSUPPORTED;
     for (int i = 0; i < ctx->iface_count && status != WEIR_OK; i++) {
         weir_status now = try_iface(ctx, ctx->iface[i], &blob, ep);
         if (now != WEIR_ERR_UNSUPPORTED)
@@ -124,7 +127,7 @@ void wi_ep_close(struct weir_ep *ep)
 
 void weir_ep_close(weir_ep *ep)
 {
-    if (!ep)
+    if (!ep || wi_in_child(ep->ctx))
         return;
     struct weir_ctx *ctx = ep->ctx;
     wi_ctx_lock(ctx);

@@ -97,16 +97,19 @@ weir_status weir_mem_register(weir_ctx *ctx, void *addr, size_t len, weir_mem **
         return wi_error(WEIR_ERR_INVALID, "weir_mem_register: context, address, length and result must be given");
     if ((uintptr_t)addr + len < (uintptr_t)addr)
         return wi_error(WEIR_ERR_INVALID, "weir_mem_register: %zu bytes at %p pass the end of memory", len, addr);
+    weir_status status = wi_process_check(ctx, "weir_mem_register");
+    if (status != WEIR_OK)
+        return status;
     struct wi_mem_desc desc = {.addr = addr, .len = len, .fd = -1};
     wi_ctx_lock(ctx);
-    weir_status status = wi_mem_add(ctx, &desc, WI_MEM_USER, mem);
+    status = wi_mem_add(ctx, &desc, WI_MEM_USER, mem);
     wi_ctx_unlock(ctx);
     return status;
 }
 
 void weir_mem_deregister(weir_mem *mem)
 {
-    if (!mem || mem->kind != WI_MEM_USER)
+    if (!mem || mem->kind != WI_MEM_USER || wi_in_child(mem->ctx))
         return;
     struct weir_ctx *ctx = mem->ctx;
     wi_ctx_lock(ctx);
@@ -190,7 +193,7 @@ weir_status weir_rkey_import(weir_ep *ep, const void *data, size_t data_len, wei
 
 void weir_rkey_destroy(weir_rkey *rkey)
 {
-    if (!rkey)
+    if (!rkey || wi_in_child(rkey->ep->ctx))
         return;
     struct weir_ctx *ctx = rkey->ep->ctx;
     wi_ctx_lock(ctx);

@@ -333,6 +333,8 @@ weir_status weir_pool_create_with(weir_ctx *ctx, const weir_pool_params *user, w
 {
     weir_pool_params params;
     weir_status status = copy_params(ctx, user, out, &params);
+    if (status == WEIR_OK)
+        status = wi_process_check(ctx, "weir_pool_create");
     if (status != WEIR_OK)
         return status;
     struct weir_pool *pool = calloc(1, sizeof(*pool));
@@ -379,7 +381,7 @@ void weir_pool_query(weir_pool *pool, weir_pool_attr *attr)
 
 void weir_pool_destroy(weir_pool *pool)
 {
-    if (!pool)
+    if (!pool || wi_in_child(pool->ctx))
         return;
     struct weir_ctx *ctx = pool->ctx;
     wi_pool_caches_detach(pool);

@@ -188,6 +188,8 @@ unsigned wi_ctx_progress(struct weir_ctx *ctx)
 
 unsigned weir_progress(weir_ctx *ctx)
 {
+    if (wi_in_child(ctx))
+        return 0;
     wi_ctx_lock(ctx);
     unsigned events = wi_ctx_progress(ctx);
     wi_ctx_unlock(ctx);
@@ -275,6 +277,10 @@ static bool spin(struct weir_ctx *ctx)
 
 void weir_ctx_block(weir_ctx *ctx, int timeout_ms)
 {
+    if (wi_in_child(ctx)) {
+        wi_sleep_ns((uint64_t)bound_of(ctx, timeout_ms) * WI_NS_PER_MS); /* callers ask again and again */
+        return;
+    }
     wi_ctx_lock(ctx);
     wi_ctx_progress(ctx);
     if (ctx->stirred) {

@@ -63,7 +63,10 @@ static weir_status comp_error(weir_ctx *ctx, weir_status status)
 
 weir_status weir_wait(weir_ctx *ctx, weir_comp *comp, int timeout_ms)
 {
-    weir_status status = weir_test(comp);
+    weir_status status = wi_process_check(ctx, "weir_wait");
+    if (status != WEIR_OK)
+        return status;
+    status = weir_test(comp);
     for (int turn = 0, turns = spin_turns(); status == WEIR_ERR_AGAIN && turn < turns; turn++) {
         weir_progress(ctx);
         status = weir_test(comp);
@@ -104,6 +107,9 @@ weir_status weir_signal_wait(weir_ctx *ctx, uint32_t signal, uint64_t count, int
 {
     if (signal >= ctx->signal_count)
         return wi_error(WEIR_ERR_INVALID, "signal %u: there are only %u", signal, ctx->signal_count);
+    weir_status status = wi_process_check(ctx, "weir_signal_wait");
+    if (status != WEIR_OK)
+        return status;
     uint64_t failures_before = __atomic_load_n(&ctx->ep_failures, __ATOMIC_ACQUIRE);
     for (int turn = 0, turns = spin_turns(); turn < turns; turn++) {
         if (weir_signal_read(ctx, signal) >= count)
@@ -111,14 +117,17 @@ weir_status weir_signal_wait(weir_ctx *ctx, uint32_t signal, uint64_t count, int
         weir_progress(ctx);
     }
     weir_ctx_wait_begin(ctx);
-    weir_status status = signal_wait_long(ctx, signal, count, timeout_ms, failures_before);
+    status = signal_wait_long(ctx, signal, count, timeout_ms, failures_before);
     wi_ctx_wait_end(ctx);
     return status;
 }
 
 weir_status weir_recv(weir_ctx *ctx, void *buf, size_t *len, uint64_t *peer_id)
 {
-    weir_status status = WEIR_ERR_AGAIN;
+    weir_status status = wi_process_check(ctx, "weir_recv");
+    if (status != WEIR_OK)
+        return status;
+    status = WEIR_ERR_AGAIN;
     wi_ctx_lock(ctx);
     for (int round = 0; round < 2 && status == WEIR_ERR_AGAIN; round++) {
         for (int i = 0; i < ctx->iface_count && status == WEIR_ERR_AGAIN; i++) {

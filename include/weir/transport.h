@@ -16,6 +16,11 @@
  * WEIR_CTX_MULTI: then every function here may be called by any number of threads at once, except the destroy and close
  * calls, which need the object to be out of use.
  *
+ * Fork. A child after fork() must not use its parent's contexts: it may exec, exit, read pool memory (which it shares
+ * with its parent), or make a context of its own. Calls that make, connect, wait or receive return WEIR_ERR_INVALID there, the
+ * destroy and close calls do nothing, weir_progress() returns 0. The operations (weir_put() and the like) do not look, to
+ * stay fast: a child must not post any. Detected on Linux 4.14 or later.
+ *
  * Bounds. No call blocks longer than WEIR_TIMEOUT (default 30 s) or the bound it was given. An endpoint whose peer
  * stops answering fails within WEIR_TIMEOUT: its outstanding operations complete with an error.
  */
