@@ -191,8 +191,8 @@ static void connected(struct verbs_ep *ep, const struct event *event)
         wi_verbs_connect_failed(ep, WEIR_ERR_PROTOCOL, "its answer is not that of this peer");
         return;
     }
-    if (wi_verbs_qp_up(ep->iface, &ep->end, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE, ep->base.peer_id) !=
-            WEIR_OK ||
+    if (wi_verbs_qp_up(ep->iface, &ep->end, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE, ep->base.peer_id,
+                       welcome.mtu) != WEIR_OK ||
         rdma_establish(ep->end.id)) {
         wi_verbs_connect_failed(ep, WEIR_ERR_IO, "the queue pair cannot be set up");
         return;
@@ -260,12 +260,15 @@ void wi_verbs_welcome_of(const struct verbs_iface *iface, const struct verbs_lin
         .ring_addr = (uintptr_t)link->ring,
         .ring_rkey = link->ring_mr->rkey,
         .credits = link->share,
+        .mtu = iface->device.mtu,
     };
 }
 
 static weir_status accept_link(struct verbs_iface *iface, struct verbs_link *link, const struct event *event)
 {
-    weir_status status = wi_verbs_qp_up(iface, &link->end, wi_verbs_link_access(iface), link->peer_id);
+    weir_status status = wi_verbs_usable(iface); /* looks at the port's MTU too */
+    if (status == WEIR_OK) /* the request brings the initiator's MTU as that of its path */
+        status = wi_verbs_qp_up(iface, &link->end, wi_verbs_link_access(iface), link->peer_id, 0);
     if (status != WEIR_OK)
         return status;
     wi_verbs_link_ready(iface, link);

@@ -37,12 +37,14 @@ static uint8_t ack_timeout(const struct wi_config *config)
     return exponent;
 }
 
-/* What the connection manager proposes, changed to what is wanted. */
-static void settle(const struct verbs_iface *iface, struct ibv_qp_attr *attr, unsigned access)
+/* What the connection manager proposes, changed to what is wanted. Packets are no longer than either port takes. */
+static void settle(const struct verbs_iface *iface, struct ibv_qp_attr *attr, unsigned access, uint32_t peer_mtu)
 {
     const struct wi_config *config = wi_config();
     if (iface->device.mtu < attr->path_mtu)
         attr->path_mtu = iface->device.mtu;
+    if (peer_mtu > 0 && peer_mtu < attr->path_mtu)
+        attr->path_mtu = (enum ibv_mtu)peer_mtu;
     if (attr->qp_state == IBV_QPS_INIT)
         attr->qp_access_flags = access;
     if (config->traffic_class >= 0)
@@ -173,14 +175,14 @@ weir_status wi_verbs_qp_up_by_hand(struct verbs_iface *iface, struct verbs_end *
             .qp_state = steps[i].state,
             .port_num = iface->choice.port,
             .ah_attr = to,
-            .path_mtu = (enum ibv_mtu)peer->mtu,
+            .path_mtu = iface->device.mtu,
             .dest_qp_num = peer->qp_num,
             .rq_psn = peer->psn,
             .sq_psn = own->psn,
             .max_dest_rd_atomic = !target ? 0 : peer->reads < own->served ? peer->reads : own->served,
             .max_rd_atomic = target ? 0 : own->reads < peer->served ? own->reads : peer->served,
         };
-        settle(iface, &attr, access);
+        settle(iface, &attr, access, peer->mtu);
         int error = ibv_modify_qp(end->qp, &attr, steps[i].mask);
         if (error)
             status = wi_error(WEIR_ERR_IO, "%s: a queue pair cannot be set up: %s", iface->base.device, strerror(error));
@@ -190,13 +192,14 @@ weir_status wi_verbs_qp_up_by_hand(struct verbs_iface *iface, struct verbs_end *
     return status;
 }
 
-weir_status wi_verbs_qp_up(struct verbs_iface *iface, struct verbs_end *end, unsigned access, uint64_t peer_id)
+weir_status wi_verbs_qp_up(struct verbs_iface *iface, struct verbs_end *end, unsigned access, uint64_t peer_id,
+                           uint32_t peer_mtu)
 {
     static const enum ibv_qp_state states[] = {IBV_QPS_INIT, IBV_QPS_RTR, IBV_QPS_RTS};
     for (size_t i = 0; i < 3; i++) {
         struct ibv_qp_attr attr = {.qp_state = states[i]};
         int mask = 0, error = rdma_init_qp_attr(end->id, &attr, &mask) ? errno : 0;
-        settle(iface, &attr, access);
+        settle(iface, &attr, access, peer_mtu);
         if (!error)
             error = ibv_modify_qp(end->qp, &attr, mask);
         if (error)

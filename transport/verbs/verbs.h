@@ -50,7 +50,7 @@ struct verbs_device {
     struct ibv_srq *srq;
     uint64_t max_piece; /* longest single operation */
     uint64_t speed;     /* of the port, in units of 2.5 Gb/s */
-    enum ibv_mtu mtu;   /* the port's, in force */
+    enum ibv_mtu mtu;   /* the port's, in force; looked at anew for each connection */
     uint32_t max_depth; /* send queue entries a queue pair can have */
     uint8_t max_reads;  /* reads and atomics outstanding, as initiator */
     uint8_t max_served; /* and as target */
@@ -351,8 +351,10 @@ weir_status wi_verbs_connect(struct verbs_ep *ep);
 /* Ends connection and queue pair; what is in flight is over when this returns. Safe to call twice. */
 void wi_verbs_end(struct verbs_end *end);
 
-/* Takes a queue pair from its birth to where it sends and receives (qp.c). */
-weir_status wi_verbs_qp_up(struct verbs_iface *iface, struct verbs_end *end, unsigned access, uint64_t peer_id);
+/* Takes a queue pair from its birth to where it sends and receives (qp.c). `peer_mtu`: of the peer's port, 0: it is not
+ * known. */
+weir_status wi_verbs_qp_up(struct verbs_iface *iface, struct verbs_end *end, unsigned access, uint64_t peer_id,
+                           uint32_t peer_mtu);
 
 /* The same without the connection manager, by what both sides told each other. */
 weir_status wi_verbs_qp_up_by_hand(struct verbs_iface *iface, struct verbs_end *end, unsigned access, uint64_t peer_id,

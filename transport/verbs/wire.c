@@ -5,7 +5,14 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { BY_STORE = 0x100, ADDRESS_HEADER = 16, ADDRESS_ENTRY = 20, VERSION = 2, MAGIC = 0x72696577 /* "weir" */ };
+enum {
+    MAGIC = 0x72696577, /* "weir" */
+    VERSION = 2,
+    BY_STORE = 0x100,
+    ADDRESS_HEADER = 16,
+    ADDRESS_ENTRY = 20,
+    MTU_MAX = 5, /* 4096 */
+};
 
 static void store16(unsigned char *at, uint16_t value)
 {
@@ -198,7 +205,7 @@ void wi_verbs_welcome_encode(const struct wi_verbs_welcome *welcome, unsigned ch
     store32(buf + 24, welcome->ring_rkey);
     store32(buf + 28, WI_VERBS_RING_SIZE);
     store32(buf + 32, welcome->credits);
-    store32(buf + 36, 0);
+    store32(buf + 36, welcome->mtu);
 }
 
 bool wi_verbs_welcome_decode(const void *buf, size_t len, struct wi_verbs_welcome *welcome)
@@ -211,7 +218,8 @@ bool wi_verbs_welcome_decode(const void *buf, size_t len, struct wi_verbs_welcom
     welcome->ring_addr = load64(at + 16);
     welcome->ring_rkey = load32(at + 24);
     welcome->credits = load32(at + 32);
-    return true;
+    welcome->mtu = load32(at + 36);
+    return welcome->mtu <= MTU_MAX;
 }
 
 /* gid (16 bytes), queue pair (u32), PSN (u32), LID (u16), MTU, reads, served (u8 each), zeros. */
@@ -236,7 +244,7 @@ static bool path_decode(const unsigned char *at, struct wi_verbs_path *path)
     path->mtu = at[26];
     path->reads = at[27];
     path->served = at[28];
-    return path->qp_num <= WI_VERBS_24_BITS && path->psn <= WI_VERBS_24_BITS && path->mtu >= 1 && path->mtu <= 5;
+    return path->qp_num <= WI_VERBS_24_BITS && path->psn <= WI_VERBS_24_BITS && path->mtu >= 1 && path->mtu <= MTU_MAX;
 }
 
 /* Nonce (u64), zero (u64), path, hello. */

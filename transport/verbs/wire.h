@@ -82,6 +82,7 @@ struct wi_verbs_welcome {
     uint64_t ring_addr; /* address and key of its message ring for this connection */
     uint32_t ring_rkey;
     uint32_t credits; /* immediates that the initiator may send before it is granted more */
+    uint32_t mtu;     /* its port's, as enum ibv_mtu; 0: not told */
 };
 
 /* At most 56 bytes, which is what the connection manager takes. */
