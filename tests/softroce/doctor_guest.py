@@ -28,6 +28,22 @@ def net(script):
     shell(f". {SCRIPTS}/lib/softroce/net.sh; {script}")
 
 
+FINIT_MODULE, DELETE_MODULE = 313, 176
+
+
+def module_call(number, *arguments):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(number, *arguments) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def load(module):
+    """The guest has no modprobe."""
+    path = next(pathlib.Path("/lib/modules").glob(f"{os.uname().release}/kernel/{module}.ko*"))
+    with open(path, "rb") as file:
+        module_call(FINIT_MODULE, file.fileno(), b"", 0)
+
+
 @contextlib.contextmanager
 def other_network(script, back="rxe_remove; rxe_pair 4200"):
     """Whatever a case does to the devices, the next one finds two whole ones."""
@@ -105,14 +121,11 @@ class Process(unittest.TestCase):
         self.assertRegex(report.text("files"), "--device=/dev/infiniband|pass /dev/infiniband into the container|device plugin")
 
     def test_module_that_is_not_loaded(self):
-        libc = ctypes.CDLL(None, use_errno=True)
-        module = next(pathlib.Path("/lib/modules").glob(f"{os.uname().release}/kernel/drivers/infiniband/core/rdma_ucm.ko*"))
-        self.assertEqual(libc.syscall(176, b"rdma_ucm", os.O_NONBLOCK), 0, os.strerror(ctypes.get_errno()))
+        module_call(DELETE_MODULE, b"rdma_ucm", os.O_NONBLOCK)
         try:
             report = look()
         finally:
-            with open(module, "rb") as file:
-                self.assertEqual(libc.syscall(313, file.fileno(), b"", 0), 0, os.strerror(ctypes.get_errno()))
+            load("drivers/infiniband/core/rdma_ucm")
             os.chmod("/dev/infiniband/rdma_cm", 0o666)
         self.assertEqual((report.level("modules"), report.status), ("fail", 1))
         self.assertRegex(report.text("modules"), "not loaded: rdma_ucm -> modprobe -a rdma_ucm")
@@ -136,15 +149,29 @@ class Peers(unittest.TestCase):
         self.assertEqual(came.all["to_peer_gb_s"], serve.all["from_peer_gb_s"])
 
     def test_mtus_that_differ(self):
-        with other_network("ip link set weirv1 mtu 1500", "ip link set weirv1 mtu 4200"):
+        """Both sides keep to the smaller one, however they connect and whosever it is: what is long arrives too."""
+        for small, way in (("weirv1", "cm"), ("weirv0", "store")):
+            with self.subTest(small=small, way=way):
+                with other_network(f"ip link set {small} mtu 1500", f"ip link set {small} mtu 4200"):
+                    serve, came = self.meet(WEIR_VERBS_CONNECT=way, WEIR_TIMEOUT="20s")
+                self.assertEqual((serve.status, came.status), (0, 0), (serve.findings, came.findings))
+                self.assertEqual((serve.level("connect"), came.level("connect")), ("warn", "warn"))
+                self.assertIn(f"{small} has MTU 1500, so RDMA packets carry 1024 bytes of at most 4096 -> ip link set {small} "
+                              "mtu 4200", (serve if small == "weirv1" else came).text("mtu"))
+                self.assertRegex(came.text("connect"), "here verbs by rxe0:1, .*, MTU 1024; there verbs by rxe1:1, .*, MTU 1024")
+                near, far = ("there", "here") if small == "weirv1" else ("here", "there")
+                self.assertIn(f"packets carry 1024 bytes, as many as the port {near} takes; the one {far} would take 4096",
+                              came.text("connect"))
+                self.assertIn("compared byte by byte", came.text("write"))
+
+    def test_switch_of_a_smaller_mtu(self):
+        """Between two ports that take long packets something drops what is longer than its buffer."""
+        load("net/sched/sch_tbf")
+        with other_network("tc qdisc add dev weirv0 root tbf rate 1gbit burst 3000 latency 100ms",
+                           "tc qdisc del dev weirv0 root"):
             serve, came = self.meet()
-        self.assertEqual((serve.status, came.status), (1, 1))
-        self.assertEqual((serve.level("connect"), came.level("connect")), ("warn", "warn"))
-        self.assertIn("weirv1 has MTU 1500, so RDMA packets carry 1024 bytes of at most 4096 -> ip link set weirv1 mtu 4200",
-                      serve.text("mtu"))
-        self.assertIn("packets of 4096 bytes leave here and of 1024 there", came.text("connect"))
-        self.assertEqual(came.level("latency"), "ok")
-        self.assertEqual(came.level("write"), "fail")
+        self.assertEqual((serve.status, came.status), (1, 1), (serve.findings, came.findings))
+        self.assertEqual((came.level("connect"), came.level("latency"), came.level("write")), ("ok", "ok", "fail"))
         self.assertIn("small writes arrive and large ones do not", came.text("write"))
 
     def test_peer_that_cannot_be_reached(self):

@@ -1,5 +1,6 @@
 /* Two doctors meet at a store, connect over the transport chosen, and measure: the stages, and what is said of them. */
 #include "peer.h"
+#include "rdma.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -88,6 +89,22 @@ struct reach {
     uint32_t signal, pad;
 };
 
+/* Bytes that a packet of the port at the head of an endpoint's path can carry; 0: not an Ethernet port, or none. */
+static unsigned port_mtu(const struct doctor *doctor, const char *path)
+{
+    struct rdma_port ports[RDMA_PORTS_MAX];
+    size_t count = rdma_list_ports(doctor->root, ports, RDMA_PORTS_MAX);
+    for (size_t i = 0; i < count; i++) {
+        char name[READ_NAME + 16];
+        long mtu = 0;
+        snprintf(name, sizeof(name), "%s:%u,", ports[i].device, ports[i].number);
+        if (strncmp(path, name, strlen(name)) == 0 && strcmp(ports[i].link_layer, "Ethernet") == 0 &&
+            read_number(doctor->root, &mtu, "/sys/class/net/%s/mtu", ports[i].netdev))
+            return rdma_mtu_over(mtu);
+    }
+    return 0;
+}
+
 static weir_status connect_both(struct peer *peer)
 {
     struct reach mine = {.address_len = WEIR_ADDRESS_MAX, .key_len = WEIR_RKEY_MAX, .signal = peer->signal}, theirs;
@@ -119,6 +136,7 @@ static weir_status connect_both(struct peer *peer)
     weir_ep_path(peer->ep, path, sizeof(path));
     const char *mtu = strstr(path, "MTU ");
     peer->mine.value[0] = mtu ? atof(mtu + 4) : 0;
+    peer->mine.value[1] = port_mtu(peer->doctor, path);
     snprintf(peer->mine.text, sizeof(peer->mine.text), "%s by %s", attr.transport, path);
     return WEIR_OK;
 }
@@ -141,13 +159,14 @@ static void say_both(struct peer *peer)
 
 static void say_connect(struct peer *peer)
 {
-    double here = peer->mine.value[0], there = peer->theirs.value[0];
+    double here = peer->mine.value[1], there = peer->theirs.value[1];
     say_both(peer);
-    if (here != there)
+    if (here > 0 && there > 0 && here != there)
         doctor_say(peer->doctor, DOCTOR_WARN,
-                   "packets of %.0f bytes leave here and of %.0f there; what is too large for the other side is lost -> give "
-                   "both interfaces, and the switches between them, the same MTU",
-                   here, there);
+                   "packets carry %.0f bytes, as many as the port %s takes; the one %s would take %.0f -> give both "
+                   "interfaces, and the switches between them, the same MTU",
+                   peer->mine.value[0], here < there ? "here" : "there", here < there ? "there" : "here",
+                   here < there ? there : here);
     if (strncmp(peer->mine.text, "shm", 3) == 0)
         doctor_say(peer->doctor, DOCTOR_NOTE, "both are on one host, so the network is not tried -> WEIR_INTRANODE=off on both "
                                               "sides");

@@ -15,7 +15,7 @@ enum { PEER_SLOT = 1 << 20, PEER_SLOTS = 4, PEER_BUFFER = PEER_SLOTS * PEER_SLOT
 struct peer_outcome {
     int32_t status;
     int32_t stage; /* the reader's own count, against mixing up */
-    double value[4];
+    double value[4]; /* connect: bytes of a packet, as connected and as the port here could; others: measure.c's */
     char text[512]; /* the error's sentence, or what is to be said of this side */
 };
 
