@@ -30,20 +30,25 @@ void wi_stats_fini(struct wi_stats *stats)
         next = peer->next;
         free(peer);
     }
+    wi_map_fini(&stats->peers_by_id);
     free(stats->samples);
 }
 
 struct wi_peer_stats *wi_stats_peer(struct wi_stats *stats, uint64_t peer_id, const char *transport)
 {
-    for (struct wi_peer_stats *peer = stats->peers; peer; peer = peer->next)
+    uint64_t hash = wi_map_hash(peer_id, (uintptr_t)transport);
+    for (struct wi_map_node *node = wi_map_first(&stats->peers_by_id, hash); node; node = wi_map_next(node)) {
+        struct wi_peer_stats *peer = WI_MAP_ITEM(node, struct wi_peer_stats, node);
         if (peer->peer_id == peer_id && peer->transport == transport)
             return peer;
+    }
     struct wi_peer_stats *peer = calloc(1, sizeof(*peer));
     if (!peer)
         return &stats->spare;
     peer->peer_id = peer_id;
     peer->transport = transport;
     peer->next = stats->peers;
+    wi_map_add(&stats->peers_by_id, &peer->node, hash);
     __atomic_store_n(&stats->peers, peer, __ATOMIC_RELEASE); /* readers see it whole */
     return peer;
 }

@@ -11,6 +11,8 @@
 #ifndef WI_TRANSPORT_STATS_H
 #define WI_TRANSPORT_STATS_H
 
+#include "core/map.h"
+
 #include <weir/transport.h>
 
 #include <stdbool.h>
@@ -31,6 +33,7 @@ enum {
 /* What was done towards one peer over one transport. */
 struct wi_peer_stats {
     struct wi_peer_stats *next;
+    struct wi_map_node node;
     uint64_t peer_id;
     const char *transport;
     uint64_t operations[WI_OPS], bytes[WI_OPS];
@@ -56,6 +59,7 @@ struct wi_sample {
 
 struct wi_stats {
     struct wi_peer_stats *peers; /* newest first */
+    struct wi_map peers_by_id;   /* the same, for the writer alone */
     struct wi_peer_stats spare;  /* counts for peers that there was no memory for */
     struct wi_histogram latency[WI_OPS];
     uint64_t messages, message_bytes; /* taken by weir_recv() */

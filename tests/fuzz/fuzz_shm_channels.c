@@ -7,11 +7,11 @@
 
 #include <stdlib.h>
 
-enum { RINGS = 3, WORDS = 8 };
+enum { RINGS = 3, SLOTS = 8, WORDS = 8 };
 
 static struct shm_ring *rings[RINGS];
 static struct shm_peer peers[RINGS];
-static unsigned maps[RINGS], peer_refs;
+static unsigned maps[RINGS];
 
 weir_status wi_shm_peer_get(struct shm_iface *shm, const struct shm_name *name, struct shm_peer **peer)
 {
@@ -20,7 +20,7 @@ weir_status wi_shm_peer_get(struct shm_iface *shm, const struct shm_name *name, 
     if (name->pid > RINGS)
         return WEIR_ERR_PEER_UNREACHABLE;
     *peer = &peers[name->pid - 1];
-    peer_refs++;
+    (*peer)->refs++;
     return WEIR_OK;
 }
 
@@ -28,12 +28,30 @@ void wi_shm_peer_put(struct shm_iface *shm, struct shm_peer *peer)
 {
     (void)shm;
     check(peer >= peers && peer < peers + RINGS);
-    peer_refs--;
+    peer->refs--;
 }
 
-void wi_shm_peer_notify(struct shm_peer *peer)
+void wi_shm_peer_call(struct shm_peer *peer, uint32_t whom)
 {
     check(peer >= peers && peer < peers + RINGS);
+    check((whom & ~SHM_CALL_RING) < SHM_RING_MAX);
+}
+
+void wi_shm_slot_freed(const struct shm_segment *segment, const struct shm_channel_slot *slot)
+{
+    check(slot >= segment->channels && slot < segment->channels + SLOTS);
+}
+
+unsigned wi_shm_ep_poll(struct shm_ep *ep)
+{
+    check(ep->pending_count > 0);
+    return 0;
+}
+
+unsigned wi_shm_eps_poll(struct shm_iface *shm)
+{
+    check(wi_list_empty(&shm->waiting));
+    return 0;
 }
 
 struct shm_ring *wi_shm_ring_map(const struct shm_segment *segment, uint32_t index)
@@ -58,7 +76,7 @@ void wi_shm_ring_unmap(struct shm_ring *ring)
 
 static void announce(struct shm_iface *shm, struct bytes_of *input)
 {
-    struct shm_channel_slot *slot = &shm->own.channels[take_byte(input) % 4];
+    struct shm_channel_slot *slot = &shm->own.channels[take_byte(input) % SLOTS];
     slot->ring = take_byte(input) % 32 ? 0 : take_word(input);
     slot->sender.pid = take_byte(input) % 6;
     slot->sender.fd = (int8_t)take_byte(input);
@@ -66,7 +84,21 @@ static void announce(struct shm_iface *shm, struct bytes_of *input)
     /* Only a free slot is claimed by a peer that keeps to the rules; the state of one that is read is not. */
     if (slot->state != SHM_CHANNEL_ACCEPTED)
         slot->state = take_byte(input) % 8 ? SHM_CHANNEL_READY : take_byte(input);
+    shm->own.header->slots_used = take_byte(input) % 64 ? SLOTS : take_word(input);
     shm->own.header->announced++;
+}
+
+/* Calls, with entries that may be missing or name anything. */
+static void call(struct shm_iface *shm, struct bytes_of *input)
+{
+    for (int i = take_byte(input) % 8; i > 0; i--) {
+        uint32_t number = ++shm->own.header->doorbell, whom = take_byte(input);
+        whom = whom % 16 ? whom % SLOTS : take_word(input);
+        if (whom != 7 * SLOTS)
+            shm->own.calls[number % SHM_CALLS] = (uint64_t)number << 32 | whom;
+    }
+    if (take_byte(input) % 16 == 0)
+        shm->own.header->doorbell += take_word(input);
 }
 
 /* As the sender would, with a length that may be wrong. */
@@ -118,7 +150,9 @@ static void scribble(struct shm_ring *ring, struct bytes_of *input)
 
 static void look(struct shm_iface *shm, struct bytes_of *input)
 {
-    wi_shm_channels_scan(shm);
+    wi_shm_calls_answer(shm, shm->own.header->doorbell);
+    for (int i = 0; i < RINGS && take_byte(input) % 8 == 0; i++)
+        wi_shm_peer_channels_look(shm, &peers[i]);
     for (int i = take_byte(input) % 8; i > 0; i--) {
         struct wi_msg *msg = wi_shm_msg_peek(&shm->base);
         if (!msg)
@@ -147,6 +181,9 @@ static void one_turn(struct shm_iface *shm, struct bytes_of *input, const struct
         scribble(ring, input);
         break;
     case 5:
+        call(shm, input);
+        break;
+    case 6:
         peers[what / 8 % RINGS].gone = what & 0x80;
         break;
     default:
@@ -166,23 +203,33 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         shm = calloc(1, sizeof(*shm));
         shm->own.header = aligned_alloc(64, sizeof(*shm->own.header));
         shm->own.channels = aligned_alloc(64, SHM_CHANNEL_MAX * sizeof(*shm->own.channels));
+        memset(shm->own.channels, 0, SHM_CHANNEL_MAX * sizeof(*shm->own.channels));
+        shm->own.calls = calloc(SHM_CALLS, sizeof(*shm->own.calls));
+        shm->by_slot = calloc(SHM_CHANNEL_MAX, sizeof(struct shm_channel *));
+        shm->rings = calloc(SHM_RING_MAX, sizeof(*shm->rings));
+        wi_list_init(&shm->channels);
+        wi_list_init(&shm->waiting);
+        wi_list_init(&shm->ready);
         shm->message = malloc(sizeof(*shm->message) + WEIR_MSG_MAX);
         shm->regions = regions;
         for (int i = 0; i < RINGS; i++)
             rings[i] = aligned_alloc(4096, sizeof(*rings[i]));
     }
     memset(shm->own.header, 0, sizeof(*shm->own.header));
-    memset(shm->own.channels, 0, SHM_CHANNEL_MAX * sizeof(*shm->own.channels));
+    memset(shm->own.channels, 0, SLOTS * sizeof(*shm->own.channels));
+    memset(shm->own.calls, 0, SHM_CALLS * sizeof(*shm->own.calls));
     for (int i = 0; i < RINGS; i++) {
         memset(rings[i], 0, offsetof(struct shm_ring, data) + 4096);
         peers[i] = (struct shm_peer){0};
+        wi_list_init(&peers[i].channels);
     }
-    shm->announced_seen = 0;
+    shm->announced_seen = shm->doorbell_seen = 0;
     regions[1] = &mr;
     for (int turn = 0; turn < 100 && input.left > 0; turn++)
         one_turn(shm, &input, &mr);
     wi_shm_channels_close(shm);
-    check(peer_refs == 0 && maps[0] + maps[1] + maps[2] == 0);
+    check(shm->channel_count == 0 && shm->followers == 0 && wi_list_empty(&shm->ready));
+    check(peers[0].refs + peers[1].refs + peers[2].refs == 0 && maps[0] + maps[1] + maps[2] == 0);
     free(memory);
     return 0;
 }

@@ -155,7 +155,7 @@ static void damaged_rings_are_refused(void **state)
     assert_int_equal(fetch_add(p, 0, &result, &comp), WEIR_OK);
     p->ep->view.ring->request_tail += SHM_RING_REQUESTS + 1;
     wi_shm_ops.progress(&p->there->base);
-    assert_null(p->there->channels);
+    assert_int_equal(p->there->channel_count, 0);
     wi_shm_ops.progress(&p->here->base);
     assert_int_equal(comp.pending, 0);
     assert_int_equal(comp.status, WEIR_ERR_PEER_UNREACHABLE);
@@ -199,7 +199,7 @@ static void lost_slots_hold_nobody_up(void **state)
 static void rings_are_used_again(void **state)
 {
     struct pair *p = *state;
-    for (int i = 0; i < 3 * SHM_RING_MAX; i++) {
+    for (int i = 0; i < SHM_RING_MAX + 100; i++) {
         struct shm_ep *ep = connect_to(p->here, p->there);
         assert_int_equal(wi_shm_ops.send(&ep->base, &i, sizeof(i)), WEIR_OK);
         wi_shm_ops.ep_close(&ep->base); /* before the other side has looked */
@@ -209,10 +209,88 @@ static void rings_are_used_again(void **state)
         assert_memory_equal(msg->data, &i, sizeof(i));
         wi_shm_ops.msg_pop(&p->there->base);
         wi_shm_ops.progress(&p->there->base);
-        assert_null(p->there->channels);
+        assert_int_equal(p->there->channel_count, 0);
     }
     for (uint32_t i = 0; i < SHM_CHANNEL_MAX; i++)
         assert_int_equal(p->there->own.channels[i].state, SHM_CHANNEL_FREE);
+}
+
+static void expect_message(struct shm_iface *shm, int expected)
+{
+    struct wi_msg *msg = wi_shm_ops.msg_peek(&shm->base);
+    assert_non_null(msg);
+    assert_int_equal(msg->len, sizeof(expected));
+    assert_memory_equal(msg->data, &expected, sizeof(expected));
+    wi_shm_ops.msg_pop(&shm->base);
+}
+
+/* Of many channels those are read that have called; calls whose entries are missing, false or too many lose nothing. */
+static void callers_are_found_among_many(void **state)
+{
+    enum { MANY = 40 };
+    struct pair *p = *state;
+    struct shm_ep *ep[MANY];
+    struct shm_header *header = p->there->own.header;
+    uint64_t *calls = p->there->own.calls;
+    for (int i = 0; i < MANY; i++) {
+        ep[i] = connect_to(p->here, p->there);
+        assert_int_equal(wi_shm_ops.send(&ep[i]->base, &i, sizeof(i)), WEIR_OK);
+    }
+    wi_shm_ops.progress(&p->there->base);
+    assert_int_equal(p->there->channel_count, MANY);
+    for (int i = 0; i < MANY; i++)
+        expect_message(p->there, i);
+    for (int turn = 0; turn < 5; turn++) {
+        int many = turn == 4 ? SHM_CALLS / MANY + 2 : 1;
+        for (int k = 0; k < many; k++)
+            for (int i = MANY - 1; i >= 0; i--)
+                assert_int_equal(wi_shm_ops.send(&ep[i]->base, &i, sizeof(i)), WEIR_OK);
+        if (turn == 1) /* as of a sender that is killed before it writes it */
+            calls[(header->doorbell - 20) % SHM_CALLS] = 0;
+        if (turn == 2) /* by one that was stopped for a lap */
+            calls[(header->doorbell - 20) % SHM_CALLS] = (uint64_t)(header->doorbell - 20 - SHM_CALLS) << 32;
+        if (turn == 3) /* by one that lies: found when its peer's turn to be looked after comes */
+            calls[header->doorbell % SHM_CALLS] = (uint64_t)header->doorbell << 32 | 0x7fffffff;
+        wi_shm_ops.progress(&p->there->base);
+        p->there->check_now = true;
+        p->there->checked_ns = 0;
+        wi_shm_ops.progress(&p->there->base);
+        int sum = 0;
+        for (int k = 0; k < many * MANY; k++) {
+            struct wi_msg *msg = wi_shm_ops.msg_peek(&p->there->base);
+            assert_non_null(msg);
+            sum += *(const int *)(const void *)msg->data;
+            wi_shm_ops.msg_pop(&p->there->base);
+        }
+        assert_int_equal(sum, many * MANY * (MANY - 1) / 2);
+        assert_null(wi_shm_ops.msg_peek(&p->there->base));
+    }
+    for (int i = 0; i < MANY; i++)
+        wi_shm_ops.ep_close(&ep[i]->base);
+    wi_shm_ops.progress(&p->there->base);
+    assert_int_equal(p->there->channel_count, 0);
+}
+
+/* Answers find their endpoint among many that wait. */
+static void answers_are_found_among_many(void **state)
+{
+    enum { MANY = 40 };
+    struct pair *p = *state;
+    struct shm_ep *ep[MANY];
+    weir_comp comp[MANY] = {{0}};
+    for (int i = 0; i < MANY; i++) {
+        ep[i] = connect_to(p->here, p->there);
+        assert_int_equal(wi_shm_ops.send(&ep[i]->base, &i, sizeof(i)), WEIR_OK);
+        assert_int_equal(wi_shm_ops.flush(&ep[i]->base, &comp[i]), WEIR_OK);
+        assert_int_equal(comp[i].pending, 1);
+    }
+    wi_shm_ops.progress(&p->there->base);
+    wi_shm_ops.progress(&p->here->base);
+    for (int i = 0; i < MANY; i++)
+        assert_int_equal(comp[i].pending, 0);
+    assert_int_equal(p->here->waiting_count, 0);
+    for (int i = 0; i < MANY; i++)
+        wi_shm_ops.ep_close(&ep[i]->base);
 }
 
 /* Can a sleeper on the interface's descriptor go on? */
@@ -372,6 +450,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(false_answers_end_the_endpoint, set_up, tear_down),
         cmocka_unit_test_setup_teardown(lost_slots_hold_nobody_up, set_up, tear_down),
         cmocka_unit_test_setup_teardown(rings_are_used_again, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(callers_are_found_among_many, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(answers_are_found_among_many, set_up, tear_down),
         cmocka_unit_test_setup_teardown(sleepers_are_woken, set_up, tear_down),
         cmocka_unit_test_setup_teardown(flushes_wait_for_the_ring_to_be_taken_over, set_up, tear_down),
         cmocka_unit_test_setup_teardown(silent_targets_are_given_up, set_up, tear_down),

@@ -1,4 +1,8 @@
-/* Channels: rings of others' segments that we read, announced in our table. */
+/*
+ * Channels: rings of others' segments that we read, announced in our table. Callers say which channel they mean, so an
+ * idle one costs nothing; those with messages stand in a queue.
+ */
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "transport/shm/shm.h"
@@ -6,6 +10,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { CALL_SPINS = 200 }; /* how often an entry is looked for whose call was counted: it is on its way */
 
 static weir_status open_channel(struct shm_iface *shm, struct shm_channel_slot *slot, struct shm_channel **out)
 {
@@ -29,7 +35,9 @@ static weir_status open_channel(struct shm_iface *shm, struct shm_channel_slot *
         free(channel);
         return status;
     }
+    wi_list_init(&channel->ready);
     channel->slot = slot;
+    channel->ring = index;
     channel->peer_id = slot->sender_id;
     channel->stream = slot->stream;
     channel->again = slot->again;
@@ -37,12 +45,16 @@ static weir_status open_channel(struct shm_iface *shm, struct shm_channel_slot *
     return WEIR_OK;
 }
 
-/* A channel of an endpoint that was connected again takes its place behind those from before. */
+/* ---- Channels of one endpoint, from before and after it was connected again ---- */
+
+/* A channel takes its place behind those from before, whatever the order in which they are found. */
 static void line_up(struct shm_iface *shm, struct shm_channel *channel)
 {
     struct shm_channel *last = NULL, *next = NULL;
-    for (struct shm_channel *other = shm->channels; other; other = other->next) {
-        if (other->peer != channel->peer || other->stream != channel->stream)
+    struct wi_list *all = &channel->peer->channels;
+    for (struct wi_list *link = all->next; link != all; link = link->next) {
+        struct shm_channel *other = WI_LIST_ITEM(link, struct shm_channel, of_peer);
+        if (other->stream != channel->stream)
             continue;
         if (other->again < channel->again && (!last || other->again > last->again))
             last = other;
@@ -54,24 +66,37 @@ static void line_up(struct shm_iface *shm, struct shm_channel *channel)
     if (next) {
         shm->followers += next->after == NULL;
         next->after = channel;
+        wi_list_remove(&next->ready);
     }
 }
 
-/* The channel has gone: what waited for it moves up. */
+/* It has a message, and none of an earlier connection comes before that. */
+static void note_message(struct shm_iface *shm, struct shm_channel *channel)
+{
+    if (!channel->after && wi_list_empty(&channel->ready) && wi_shm_ring_has_message(&channel->view))
+        wi_list_append(&shm->ready, &channel->ready);
+}
+
+/* The channel goes: what waited for it moves up. */
 static void move_up(struct shm_iface *shm, const struct shm_channel *channel)
 {
+    struct wi_list *all = &channel->peer->channels;
     shm->followers -= channel->after != NULL;
-    for (struct shm_channel *other = shm->followers ? shm->channels : NULL; other; other = other->next) {
+    for (struct wi_list *link = all->next; shm->followers > 0 && link != all; link = link->next) {
+        struct shm_channel *other = WI_LIST_ITEM(link, struct shm_channel, of_peer);
         if (other->after != channel)
             continue;
         other->after = channel->after;
         shm->followers -= other->after == NULL;
-        shm->doorbell_seen--; /* have it looked at */
+        note_message(shm, other);
     }
 }
 
-static void accept_slot(struct shm_iface *shm, struct shm_channel_slot *slot)
+/* ---- Life of a channel ---- */
+
+static void accept_slot(struct shm_iface *shm, uint32_t at)
 {
+    struct shm_channel_slot *slot = &shm->own.channels[at];
     struct shm_channel *channel = NULL;
     if (open_channel(shm, slot, &channel) != WEIR_OK) {
         wi_warn("messages of rank %llu (process %d) cannot be read: %s", (unsigned long long)slot->sender_id,
@@ -79,36 +104,40 @@ static void accept_slot(struct shm_iface *shm, struct shm_channel_slot *slot)
         __atomic_store_n(&slot->state, SHM_CHANNEL_REFUSED, __ATOMIC_RELEASE);
         return;
     }
-    if (channel->again > 0)
-        line_up(shm, channel);
-    channel->next = shm->channels;
-    shm->channels = channel;
+    line_up(shm, channel);
+    wi_list_append(&shm->channels, &channel->all);
+    wi_list_append(&channel->peer->channels, &channel->of_peer);
+    shm->by_slot[at] = channel;
+    shm->channel_count++;
     __atomic_store_n(&slot->state, SHM_CHANNEL_ACCEPTED, __ATOMIC_RELEASE);
-    wi_shm_peer_notify(channel->peer); /* it may wait for this in a flush */
-}
-
-/* First connections come first: a later one of the same stream then finds its place. */
-static void accept_new(struct shm_iface *shm)
-{
-    for (int again = 0; again < 2; again++) {
-        for (uint32_t i = 0; i < SHM_CHANNEL_MAX; i++) {
-            struct shm_channel_slot *slot = &shm->own.channels[i];
-            if (__atomic_load_n(&slot->state, __ATOMIC_ACQUIRE) == SHM_CHANNEL_READY && (slot->again > 0) == again)
-                accept_slot(shm, slot);
-        }
-    }
+    wi_shm_peer_call(channel->peer, SHM_CALL_RING | channel->ring); /* it may wait for this in a flush */
 }
 
 static void close_channel(struct shm_iface *shm, struct shm_channel *channel, enum shm_channel_state slot_state)
 {
     if (shm->message_from == channel)
         shm->message_from = NULL;
+    wi_list_remove(&channel->all);
+    wi_list_remove(&channel->of_peer);
+    wi_list_remove(&channel->ready);
     move_up(shm, channel);
+    shm->channel_count--;
+    shm->by_slot[channel->slot - shm->own.channels] = NULL;
     __atomic_store_n(&channel->slot->state, slot_state, __ATOMIC_RELEASE);
     __atomic_store_n(&channel->view.ring->released, 1, __ATOMIC_RELEASE);
+    if (slot_state == SHM_CHANNEL_FREE)
+        wi_shm_slot_freed(&shm->own, channel->slot);
+    else
+        wi_shm_peer_call(channel->peer, SHM_CALL_RING | channel->ring);
     wi_shm_ring_unmap(channel->view.ring);
     wi_shm_peer_put(shm, channel->peer);
     free(channel);
+}
+
+static void refuse(struct shm_iface *shm, struct shm_channel *channel, const char *what)
+{
+    wi_warn("%s of rank %llu: its ring is damaged; it is read no more", what, (unsigned long long)channel->peer_id);
+    close_channel(shm, channel, SHM_CHANNEL_REFUSED);
 }
 
 /* fetch_add on our own memory for a peer: `request` is a private copy. */
@@ -142,7 +171,7 @@ static bool answer_requests(struct shm_iface *shm, struct shm_channel *channel)
         shared->result = result;
     }
     __atomic_store_n(&view->ring->request_done, view->request, __ATOMIC_RELEASE);
-    wi_shm_peer_notify(channel->peer);
+    wi_shm_peer_call(channel->peer, SHM_CALL_RING | channel->ring);
     return true;
 }
 
@@ -153,83 +182,129 @@ static bool is_at_end(const struct shm_channel *channel)
     return last && !wi_shm_ring_has_message(&channel->view);
 }
 
-void wi_shm_channels_scan(struct shm_iface *shm)
+/* Something may have come over it: answers requests, notes messages, closes it at its end. */
+static void look_at(struct shm_iface *shm, struct shm_channel *channel)
+{
+    if (!answer_requests(shm, channel))
+        refuse(shm, channel, "requests");
+    else if (is_at_end(channel))
+        close_channel(shm, channel, SHM_CHANNEL_FREE);
+    else
+        note_message(shm, channel);
+}
+
+void wi_shm_peer_channels_look(struct shm_iface *shm, struct shm_peer *peer)
+{
+    peer->refs++;
+    for (struct wi_list *link = peer->channels.next, *next; link != &peer->channels; link = next) {
+        next = link->next;
+        look_at(shm, WI_LIST_ITEM(link, struct shm_channel, of_peer));
+    }
+    wi_shm_peer_put(shm, peer);
+}
+
+/* ---- Calls ---- */
+
+static bool is_announced(const struct shm_iface *shm, uint32_t at)
+{
+    return __atomic_load_n(&shm->own.channels[at].state, __ATOMIC_ACQUIRE) == SHM_CHANNEL_READY;
+}
+
+static void look_at_all(struct shm_iface *shm)
 {
     uint32_t announced = __atomic_load_n(&shm->own.header->announced, __ATOMIC_ACQUIRE);
     if (announced != shm->announced_seen) {
+        uint32_t used = __atomic_load_n(&shm->own.header->slots_used, __ATOMIC_ACQUIRE);
         shm->announced_seen = announced;
-        accept_new(shm);
+        for (uint32_t at = 0; at < used && at < SHM_CHANNEL_MAX; at++)
+            if (is_announced(shm, at))
+                accept_slot(shm, at);
     }
-    for (struct shm_channel **link = &shm->channels; *link;) {
-        struct shm_channel *channel = *link;
-        bool sound = answer_requests(shm, channel);
-        if (sound && !is_at_end(channel)) {
-            link = &channel->next;
-            continue;
+    for (struct wi_list *link = shm->channels.next, *next; link != &shm->channels; link = next) {
+        next = link->next;
+        look_at(shm, WI_LIST_ITEM(link, struct shm_channel, all));
+    }
+    wi_shm_eps_poll(shm);
+}
+
+/* What a peer says that it has called about. */
+static void answer_call(struct shm_iface *shm, uint32_t whom)
+{
+    uint32_t at = whom & ~SHM_CALL_RING;
+    if (whom & SHM_CALL_RING) {
+        struct shm_ep *ep = at < shm->fresh_ring ? shm->rings[at].ep : NULL;
+        if (ep && ep->pending_count > 0)
+            wi_shm_ep_poll(ep);
+        return;
+    }
+    if (at >= SHM_CHANNEL_MAX)
+        return;
+    if (!shm->by_slot[at] && is_announced(shm, at))
+        accept_slot(shm, at);
+    if (shm->by_slot[at])
+        look_at(shm, shm->by_slot[at]);
+}
+
+/* The entry of a call; false: it is not there, or one that came later is. */
+static bool read_call(const struct shm_iface *shm, uint32_t number, uint32_t *whom)
+{
+    for (int turn = 0; turn < CALL_SPINS; turn++) {
+        uint64_t entry = __atomic_load_n(&shm->own.calls[number % SHM_CALLS], __ATOMIC_ACQUIRE);
+        int32_t ahead = (int32_t)((uint32_t)(entry >> 32) - number);
+        *whom = (uint32_t)entry;
+        if (ahead == 0)
+            return true;
+        if (ahead > 0)
+            return false;
+        wi_cpu_relax();
+    }
+    return false;
+}
+
+/* What was called about was there before the bell rang: who looks at all after that misses none of it. */
+void wi_shm_calls_answer(struct shm_iface *shm, uint32_t doorbell)
+{
+    bool few = shm->channel_count <= SHM_FEW && shm->waiting_count <= SHM_FEW;
+    bool all = few || doorbell - shm->doorbell_seen > SHM_CALLS;
+    while (!all && shm->doorbell_seen != doorbell) {
+        uint32_t whom;
+        if (read_call(shm, shm->doorbell_seen + 1, &whom)) {
+            shm->doorbell_seen++;
+            answer_call(shm, whom);
+        } else {
+            all = true;
         }
-        if (!sound)
-            wi_warn("requests of rank %llu: its ring is damaged; it is read no more",
-                    (unsigned long long)channel->peer_id);
-        *link = channel->next;
-        close_channel(shm, channel, sound ? SHM_CHANNEL_FREE : SHM_CHANNEL_REFUSED);
     }
-    shm->maybe_messages = true;
+    shm->doorbell_seen = doorbell;
+    if (all)
+        look_at_all(shm);
 }
 
 void wi_shm_channels_close(struct shm_iface *shm)
 {
-    while (shm->channels) {
-        struct shm_channel *channel = shm->channels;
-        shm->channels = channel->next;
-        close_channel(shm, channel, SHM_CHANNEL_REFUSED);
-    }
+    while (!wi_list_empty(&shm->channels))
+        close_channel(shm, WI_LIST_ITEM(shm->channels.next, struct shm_channel, all), SHM_CHANNEL_REFUSED);
 }
 
-/* Moves a channel to the end of the list, so that all get their turn. */
-static void move_last(struct shm_iface *shm, struct shm_channel *channel)
-{
-    struct shm_channel **link = &shm->channels;
-    while (*link != channel)
-        link = &(*link)->next;
-    *link = channel->next;
-    channel->next = NULL;
-    while (*link)
-        link = &(*link)->next;
-    *link = channel;
-}
-
-static void drop_broken(struct shm_iface *shm, struct shm_channel **link)
-{
-    struct shm_channel *channel = *link;
-    wi_warn("messages of rank %llu: its ring is damaged; it is read no more", (unsigned long long)channel->peer_id);
-    *link = channel->next;
-    close_channel(shm, channel, SHM_CHANNEL_REFUSED);
-}
+/* ---- Messages: channels take turns ---- */
 
 struct wi_msg *wi_shm_msg_peek(struct wi_iface *iface)
 {
     struct shm_iface *shm = (struct shm_iface *)iface;
-    if (shm->message_from)
-        return shm->message;
-    if (!shm->maybe_messages)
-        return NULL;
-    for (struct shm_channel **link = &shm->channels; *link;) {
-        struct shm_channel *channel = *link;
+    while (!shm->message_from && !wi_list_empty(&shm->ready)) {
+        struct shm_channel *channel = WI_LIST_ITEM(shm->ready.next, struct shm_channel, ready);
         enum shm_ring_result result =
-            channel->after ? SHM_RING_AGAIN
-                           : wi_shm_ring_peek(&channel->view, shm->message->data, WEIR_MSG_MAX, &shm->message->len);
-        if (result == SHM_RING_BROKEN) {
-            drop_broken(shm, link);
-        } else if (result == SHM_RING_AGAIN) {
-            link = &channel->next;
-        } else {
+            wi_shm_ring_peek(&channel->view, shm->message->data, WEIR_MSG_MAX, &shm->message->len);
+        if (result == SHM_RING_OK) {
             shm->message->peer_id = channel->peer_id;
             shm->message_from = channel;
-            return shm->message;
+        } else if (result == SHM_RING_AGAIN) {
+            wi_list_remove(&channel->ready);
+        } else {
+            refuse(shm, channel, "messages");
         }
     }
-    shm->maybe_messages = false;
-    return NULL;
+    return shm->message_from ? shm->message : NULL;
 }
 
 void wi_shm_msg_pop(struct wi_iface *iface)
@@ -240,7 +315,9 @@ void wi_shm_msg_pop(struct wi_iface *iface)
         return;
     shm->message_from = NULL;
     wi_shm_ring_pop(&channel->view, shm->message->len);
+    wi_list_remove(&channel->ready);
     if (is_at_end(channel))
-        shm->doorbell_seen--; /* the next progress drops it */
-    move_last(shm, channel);
+        close_channel(shm, channel, SHM_CHANNEL_FREE);
+    else
+        note_message(shm, channel);
 }

@@ -51,12 +51,12 @@ static weir_status open_wakeup(struct shm_iface *shm)
 static void close_iface(struct wi_iface *base)
 {
     struct shm_iface *shm = (struct shm_iface *)base;
-    while (shm->eps)
-        wi_shm_ep_close(&shm->eps->base);
+    while (!wi_list_empty(&shm->eps))
+        wi_shm_ep_close(&WI_LIST_ITEM(shm->eps.next, struct shm_ep, all)->base);
     wi_shm_channels_close(shm);
     if (shm->own.header)
         __atomic_store_n(&shm->own.header->closed, 1, __ATOMIC_SEQ_CST);
-    for (uint32_t i = 0; i < SHM_RING_MAX; i++) {
+    for (uint32_t i = 0; i < shm->fresh_ring; i++) {
         if (shm->rings[i].reader)
             wi_shm_peer_put(shm, shm->rings[i].reader);
         if (shm->rings[i].ring)
@@ -69,6 +69,9 @@ static void close_iface(struct wi_iface *base)
         close(shm->wake_read_fd);
     if (shm->wake_write_fd >= 0)
         close(shm->wake_write_fd);
+    wi_map_fini(&shm->peers_by_cookie);
+    free(shm->by_slot);
+    free(shm->rings);
     free(shm->regions);
     free(shm->free_regions);
     free(shm->message);
@@ -80,8 +83,10 @@ static weir_status init(struct shm_iface *shm, const struct wi_iface_params *par
     struct stat info;
     shm->regions = calloc(SHM_REGION_MAX, sizeof(struct shm_mr *));
     shm->free_regions = calloc(SHM_REGION_MAX, sizeof(uint32_t));
+    shm->by_slot = calloc(SHM_CHANNEL_MAX, sizeof(struct shm_channel *));
+    shm->rings = calloc(SHM_RING_MAX, sizeof(struct shm_own_ring));
     shm->message = calloc(1, sizeof(*shm->message) + WEIR_MSG_MAX);
-    if (!shm->regions || !shm->free_regions || !shm->message)
+    if (!shm->regions || !shm->free_regions || !shm->by_slot || !shm->rings || !shm->message)
         return wi_error(WEIR_ERR_NO_MEMORY, "shm: out of memory");
     weir_status status = open_wakeup(shm);
     if (status == WEIR_OK)
@@ -102,6 +107,10 @@ static weir_status open_iface(const struct wi_iface_params *params, struct wi_if
     struct shm_iface *shm = calloc(1, sizeof(*shm));
     if (!shm)
         return wi_error(WEIR_ERR_NO_MEMORY, "shm: out of memory");
+    struct wi_list *lists[] = {&shm->peers,    &shm->eps,  &shm->waiting,
+                               &shm->channels, &shm->left, &shm->free_rings, &shm->ready};
+    for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
+        wi_list_init(lists[i]);
     shm->wake_read_fd = shm->wake_write_fd = shm->epoll_fd = -1;
     shm->timeout_ns = wi_config()->timeout_ns;
     weir_status status = init(shm, params);
@@ -132,14 +141,11 @@ static unsigned progress(struct wi_iface *iface)
     unsigned events = 0;
     uint32_t doorbell = __atomic_load_n(&shm->own.header->doorbell, __ATOMIC_ACQUIRE);
     if (doorbell != shm->doorbell_seen) {
-        shm->doorbell_seen = doorbell;
-        wi_shm_channels_scan(shm);
+        wi_shm_calls_answer(shm, doorbell);
         events++;
     }
-    if (shm->pending_total > 0)
-        for (struct shm_ep *ep = shm->eps; ep; ep = ep->next)
-            if (ep->pending_count > 0)
-                events += wi_shm_ep_poll(ep);
+    if (shm->waiting_count > 0 && shm->waiting_count <= SHM_FEW)
+        events += wi_shm_eps_poll(shm);
     if (shm->check_now || ++shm->turns % TURNS_BETWEEN_CHECKS == 0)
         events += wi_shm_check_peers(shm);
     return events;

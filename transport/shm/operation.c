@@ -169,7 +169,7 @@ static weir_status post_request(struct shm_ep *ep, uint64_t value, uint64_t *res
     ep->view.request++;
     wi_shm_ep_add_pending(ep, result, comp);
     __atomic_store_n(&ring->request_tail, ep->view.request, __ATOMIC_RELEASE);
-    wi_shm_peer_notify(ep->peer);
+    wi_shm_ep_call(ep);
     return WEIR_OK;
 }
 
@@ -209,7 +209,7 @@ weir_status wi_shm_send(struct weir_ep *base, const void *data, size_t len)
                        "memory, or found damage in it; its log tells why");
         return weir_ep_status(base);
     }
-    wi_shm_peer_notify(ep->peer);
+    wi_shm_ep_call(ep);
     return WEIR_OK;
 }
 

@@ -14,7 +14,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { CHECK_EVERY_MS = 5 };
+enum {
+    CHECK_EVERY_MS = 5,
+    PEERS_A_CHECK = 64, /* that are looked after, of all */
+    LEFT_A_CHECK = 16,  /* rings that were left, likewise */
+};
 
 /* A few ms coarse, and a quarter of the price of wi_now_ns(). */
 static uint64_t coarse_now_ns(void)
@@ -74,18 +78,30 @@ static weir_status open_wake_pipe(struct shm_peer *peer)
     return WEIR_OK;
 }
 
+static struct shm_peer *find_peer(const struct shm_iface *shm, const struct shm_name *name, uint64_t hash)
+{
+    for (struct wi_map_node *node = wi_map_first(&shm->peers_by_cookie, hash); node; node = wi_map_next(node)) {
+        struct shm_peer *peer = WI_MAP_ITEM(node, struct shm_peer, node);
+        if (peer->name.cookie == name->cookie && peer->name.pid == name->pid && !peer->gone)
+            return peer;
+    }
+    return NULL;
+}
+
 weir_status wi_shm_peer_get(struct shm_iface *shm, const struct shm_name *name, struct shm_peer **out)
 {
-    for (struct shm_peer *peer = shm->peers; peer; peer = peer->next) {
-        if (peer->name.cookie == name->cookie && peer->name.pid == name->pid && !peer->gone) {
-            peer->refs++;
-            *out = peer;
-            return WEIR_OK;
-        }
+    uint64_t hash = wi_map_hash(name->cookie, (uint64_t)name->pid);
+    struct shm_peer *peer = find_peer(shm, name, hash);
+    if (peer) {
+        peer->refs++;
+        *out = peer;
+        return WEIR_OK;
     }
-    struct shm_peer *peer = calloc(1, sizeof(*peer));
+    peer = calloc(1, sizeof(*peer));
     if (!peer)
         return wi_error(WEIR_ERR_NO_MEMORY, "shm: out of memory");
+    wi_list_init(&peer->eps);
+    wi_list_init(&peer->channels);
     peer->name = *name;
     peer->pidfd = peer->wake_fd = -1;
     weir_status status = wi_shm_segment_open(name, &peer->segment);
@@ -100,8 +116,9 @@ weir_status wi_shm_peer_get(struct shm_iface *shm, const struct shm_name *name, 
         return status;
     }
     peer->refs = 1;
-    peer->next = shm->peers;
-    shm->peers = peer;
+    wi_list_append(&shm->peers, &peer->all);
+    wi_map_add(&shm->peers_by_cookie, &peer->node, hash);
+    shm->peer_count++;
     *out = peer;
     return WEIR_OK;
 }
@@ -110,10 +127,9 @@ void wi_shm_peer_put(struct shm_iface *shm, struct shm_peer *peer)
 {
     if (--peer->refs > 0)
         return;
-    struct shm_peer **link = &shm->peers;
-    while (*link != peer)
-        link = &(*link)->next;
-    *link = peer->next;
+    wi_list_remove(&peer->all);
+    wi_map_remove(&shm->peers_by_cookie, &peer->node);
+    shm->peer_count--;
     peer_free(shm, peer);
 }
 
@@ -134,18 +150,21 @@ void wi_shm_peer_wake(struct shm_peer *peer)
         wi_shm_wake(sleeping, peer->wake_fd);
 }
 
-void wi_shm_peer_notify(struct shm_peer *peer)
+void wi_shm_peer_call(struct shm_peer *peer, uint32_t whom)
 {
-    __atomic_fetch_add(&peer->segment.header->doorbell, 1, __ATOMIC_SEQ_CST);
+    const struct shm_segment *segment = &peer->segment;
+    uint32_t number = __atomic_fetch_add(&segment->header->doorbell, 1, __ATOMIC_SEQ_CST) + 1;
+    __atomic_store_n(&segment->calls[number % SHM_CALLS], (uint64_t)number << 32 | whom, __ATOMIC_RELEASE);
     wi_shm_peer_wake(peer);
 }
 
-static unsigned fail_endpoints(struct shm_iface *shm, const struct shm_peer *peer, const char *what)
+static unsigned fail_endpoints(const struct shm_peer *peer, const char *what)
 {
     unsigned count = 0;
-    for (struct shm_ep *ep = shm->eps; ep; ep = ep->next) {
+    for (struct wi_list *link = peer->eps.next; link != &peer->eps; link = link->next) {
+        struct shm_ep *ep = WI_LIST_ITEM(link, struct shm_ep, of_peer);
         char sentence[128];
-        if (ep->peer != peer || ep->base.status != WEIR_OK)
+        if (ep->base.status != WEIR_OK)
             continue;
         snprintf(sentence, sizeof(sentence), "rank %llu: process %d %s", (unsigned long long)ep->base.peer_id,
                  peer->name.pid, what);
@@ -161,17 +180,52 @@ static unsigned peer_is_gone(struct shm_iface *shm, struct shm_peer *peer, bool 
     peer->ended |= ended;
     if (ended && peer->pidfd >= 0)
         epoll_ctl(shm->epoll_fd, EPOLL_CTL_DEL, peer->pidfd, NULL);
-    shm->doorbell_seen--; /* its channels may be at their end: have them looked at */
-    return fail_endpoints(shm, peer, ended ? "has ended" : "has closed its context");
+    unsigned count = fail_endpoints(peer, ended ? "has ended" : "has closed its context");
+    wi_shm_peer_channels_look(shm, peer); /* they may be at their end; the peer may go with them */
+    return count;
+}
+
+/* All that have ended since the last time. */
+static unsigned ended_processes(struct shm_iface *shm)
+{
+    struct epoll_event events[16];
+    const int room = sizeof(events) / sizeof(events[0]);
+    unsigned count = 0;
+    int n;
+    do {
+        n = epoll_wait(shm->epoll_fd, events, room, 0);
+        for (int i = 0; i < n; i++)
+            if (events[i].data.ptr)
+                count += peer_is_gone(shm, events[i].data.ptr, true);
+    } while (n == room);
+    return count;
+}
+
+/*
+ * Has it closed its context, or ended where no descriptor tells? Also looks at its channels, though their calls tell when
+ * there is a need: a call may have got lost where a peer has damaged this process's segment.
+ */
+static unsigned look_after(struct shm_iface *shm, struct shm_peer *peer)
+{
+    if (peer->ended)
+        return 0;
+    if (peer->pidfd < 0 && !is_alive_in_proc(peer))
+        return peer_is_gone(shm, peer, true);
+    if (!peer->gone && __atomic_load_n(&peer->segment.header->closed, __ATOMIC_ACQUIRE))
+        return peer_is_gone(shm, peer, false);
+    wi_shm_peer_channels_look(shm, peer);
+    return 0;
 }
 
 /* The target has to answer requests; one that does not for WEIR_TIMEOUT is taken for dead. */
 static unsigned check_silent(struct shm_iface *shm, uint64_t now_ns)
 {
-    unsigned count = 0;
-    for (struct shm_ep *ep = shm->eps; ep; ep = ep->next) {
+    unsigned count = wi_shm_eps_poll(shm);
+    for (struct wi_list *link = shm->waiting.next, *next; link != &shm->waiting; link = next) {
+        struct shm_ep *ep = WI_LIST_ITEM(link, struct shm_ep, waiting);
         char sentence[128];
-        if (ep->pending_count == 0 || now_ns - ep->waiting_since_ns <= shm->timeout_ns)
+        next = link->next;
+        if (now_ns - ep->waiting_since_ns <= shm->timeout_ns)
             continue;
         snprintf(sentence, sizeof(sentence), "rank %llu: process %d is there but has not answered for %.1f s",
                  (unsigned long long)ep->base.peer_id, ep->peer->name.pid, (double)shm->timeout_ns / 1e9);
@@ -184,25 +238,19 @@ static unsigned check_silent(struct shm_iface *shm, uint64_t now_ns)
 unsigned wi_shm_check_peers(struct shm_iface *shm)
 {
     uint64_t now_ns = coarse_now_ns();
-    unsigned count = 0;
     shm->check_now = false;
     if (now_ns - shm->checked_ns < CHECK_EVERY_MS * WI_NS_PER_MS)
         return 0;
     shm->checked_ns = now_ns;
-    struct epoll_event events[16];
-    int n = epoll_wait(shm->epoll_fd, events, sizeof(events) / sizeof(events[0]), 0);
-    for (int i = 0; i < n; i++)
-        if (events[i].data.ptr)
-            count += peer_is_gone(shm, events[i].data.ptr, true);
-    for (struct shm_peer *peer = shm->peers; peer; peer = peer->next) {
-        if (peer->ended)
-            continue;
-        if (peer->pidfd < 0 && !is_alive_in_proc(peer))
-            count += peer_is_gone(shm, peer, true);
-        else if (!peer->gone && __atomic_load_n(&peer->segment.header->closed, __ATOMIC_ACQUIRE))
-            count += peer_is_gone(shm, peer, false);
+    unsigned count = ended_processes(shm);
+    for (uint32_t looks = 0; looks < PEERS_A_CHECK && looks < shm->peer_count; looks++) {
+        struct shm_peer *peer = WI_LIST_ITEM(shm->peers.next, struct shm_peer, all);
+        wi_list_remove(&peer->all);
+        wi_list_append(&shm->peers, &peer->all);
+        count += look_after(shm, peer);
     }
-    if (shm->pending_total > 0)
+    wi_shm_rings_collect(shm, LEFT_A_CHECK);
+    if (shm->waiting_count > 0)
         count += check_silent(shm, wi_now_ns());
     return count;
 }

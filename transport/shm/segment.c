@@ -25,7 +25,8 @@ static size_t round_up(size_t value)
     return (value + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-#define CHANNELS_AT    ((size_t)PAGE)
+#define CALLS_AT       ((size_t)PAGE)
+#define CHANNELS_AT    (CALLS_AT + SHM_CALLS * sizeof(uint64_t))
 #define GENERATIONS_AT (CHANNELS_AT + SHM_CHANNEL_MAX * sizeof(struct shm_channel_slot))
 #define SIGNALS_AT     (GENERATIONS_AT + SHM_REGION_MAX * sizeof(uint64_t))
 
@@ -65,6 +66,7 @@ static bool map_tables(struct shm_segment *segment, int fd, uint32_t signals)
         .mapped_len = len,
         .signal_count = signals,
         .header = (struct shm_header *)base,
+        .calls = (uint64_t *)(base + CALLS_AT),
         .channels = (struct shm_channel_slot *)(base + CHANNELS_AT),
         .generations = (uint64_t *)(base + GENERATIONS_AT),
         .signals = (uint64_t *)(base + SIGNALS_AT),
@@ -175,6 +177,14 @@ void wi_shm_segment_close(struct shm_segment *segment)
     munmap(segment->header, segment->mapped_len);
     close(segment->fd);
     segment->header = NULL;
+}
+
+/* Two at once may leave the hint at the later one: the earlier one is then found when the table was gone round. */
+void wi_shm_slot_freed(const struct shm_segment *segment, const struct shm_channel_slot *slot)
+{
+    uint32_t at = (uint32_t)(slot - segment->channels);
+    if (at < __atomic_load_n(&segment->header->slot_hint, __ATOMIC_RELAXED))
+        __atomic_store_n(&segment->header->slot_hint, at, __ATOMIC_RELAXED);
 }
 
 struct shm_ring *wi_shm_ring_map(const struct shm_segment *segment, uint32_t index)

@@ -1,10 +1,14 @@
 /*
  * The segment: the memory that an interface shows to its peers, one memfd.
  *
- *   header | channel slots | region generations | signals | rings
+ *   header | calls | channel slots | region generations | signals | rings
  *
  * Peers open it through /proc/<pid>/fd/<fd>, so it leaves nothing behind when its process is killed, and a connection
  * takes no step of the target. Whatever is read from a peer's segment may be wrong: callers copy once, then check.
+ *
+ * Who has something for the owner (a message, a request, an answer) calls: it rings the doorbell, a counter, and writes
+ * into the entry of that number what it is about, so that the owner need not look at all peers for one of them. The number
+ * counts, the entry helps: where it is not there (yet), or was overwritten, the owner looks at all.
  */
 #ifndef WI_SHM_SEGMENT_H
 #define WI_SHM_SEGMENT_H
@@ -19,11 +23,15 @@
 #include <sys/stat.h>
 
 enum {
-    SHM_VERSION = 2,
-    SHM_CHANNEL_MAX = 1024, /* peers that can send messages or requests to one interface at a time */
-    SHM_REGION_MAX = 65536, /* regions registered at a time */
-    SHM_RING_MAX = 1024,    /* endpoints of one interface that have sent messages or requests */
+    SHM_VERSION = 3,
+    SHM_CHANNEL_MAX = 16384, /* peers that can send messages or requests to one interface at a time */
+    SHM_REGION_MAX = 65536,  /* regions registered at a time */
+    SHM_RING_MAX = 16384,    /* endpoints of one interface that have sent messages or requests */
+    SHM_CALLS = 1024,        /* calls that the owner can be behind before it has to look at all; a power of two */
 };
+
+/* What a call is about: a channel by its slot in the owner's segment, or with this bit a ring of the owner's, answered. */
+#define SHM_CALL_RING 0x80000000u
 
 /* How the owner of a segment sleeps, which says how to wake it. */
 enum shm_sleep {
@@ -45,6 +53,8 @@ struct shm_header {
     _Alignas(64) uint32_t doorbell; /* counts messages, requests, replies: a change means there is something to do */
     uint32_t announced;             /* counts channels that were announced */
     _Alignas(64) uint32_t closed;   /* the context was destroyed; its process may go on living */
+    uint32_t slot_hint;             /* where senders look for a free channel slot first */
+    uint32_t slots_used;            /* no slot from here on was ever claimed */
 };
 
 /* How to open a peer's segment. Goes into addresses and channel slots. */
@@ -79,6 +89,7 @@ struct shm_segment {
     size_t mapped_len;
     uint32_t signal_count;
     struct shm_header *header;
+    uint64_t *calls; /* SHM_CALLS: number of the call in the upper half, what it is about in the lower one */
     struct shm_channel_slot *channels;
     uint64_t *generations; /* one a region: nonzero while it is registered, and never the same twice */
     uint64_t *signals;
@@ -94,6 +105,9 @@ weir_status wi_shm_segment_create(uint32_t signals, int wake_fd, struct shm_segm
 weir_status wi_shm_segment_open(const struct shm_name *name, struct shm_segment *segment);
 
 void wi_shm_segment_close(struct shm_segment *segment);
+
+/* To be called when a slot was set to SHM_CHANNEL_FREE: senders find it first. */
+void wi_shm_slot_freed(const struct shm_segment *segment, const struct shm_channel_slot *slot);
 
 /* Maps ring `index` of a segment, NULL (and errno) on failure; unmap with wi_shm_ring_unmap(). */
 struct shm_ring *wi_shm_ring_map(const struct shm_segment *segment, uint32_t index);

@@ -5,12 +5,16 @@
  * and reads and writes them directly. Only messages, and fetch_add on memory that cannot be mapped, go through a ring
  * in the initiator's segment, which is announced in the target's table at first use.
  *
+ * There may be thousands of peers, of which few do something at a time: whatever happens often touches only those.
+ *
  * iface.c: life, progress, sleeping. peer.c: other processes, are they alive. endpoint.c: what is outstanding.
  * channel.c: rings of others that we read. memory.c: regions and keys. operation.c: put, get and so on.
  */
 #ifndef WI_SHM_SHM_H
 #define WI_SHM_SHM_H
 
+#include "core/list.h"
+#include "core/map.h"
 #include "transport/ops.h"
 #include "transport/shm/segment.h"
 
@@ -18,7 +22,8 @@
 
 /* Another process that we know: counted by endpoints, channels, and rings it may still read. */
 struct shm_peer {
-    struct shm_peer *next;
+    struct wi_list all;      /* of the interface; the one that was looked after last is at the end */
+    struct wi_map_node node; /* by its cookie */
     uint32_t refs;
     struct shm_name name;
     struct shm_segment segment;
@@ -27,6 +32,8 @@ struct shm_peer {
     bool gone;  /* ended, or its context was closed */
     bool ended; /* its process has ended */
     struct shm_mapping *mappings;
+    struct wi_list eps;      /* to it */
+    struct wi_list channels; /* from it */
 };
 
 /* A peer's slab, mapped here once for all its keys. */
@@ -40,20 +47,24 @@ struct shm_mapping {
     unsigned char *base;
 };
 
-/* A ring of our segment. Reusable when it has no endpoint and nobody reads it any more. */
+/* A ring of our segment: an endpoint's; or left, while the peer may still read it; or free. */
 struct shm_own_ring {
+    struct wi_list link; /* left or free: in that list */
     struct shm_ring *ring;
-    bool used;
-    struct shm_peer *reader; /* counted; who may still read it after our endpoint was closed */
+    struct shm_ep *ep;
+    struct shm_peer *reader; /* left: who may read it, counted */
 };
 
 /* A ring of a peer's, being read. */
 struct shm_channel {
-    struct shm_channel *next;
+    struct wi_list all;     /* of the interface */
+    struct wi_list of_peer; /* of the peer's */
+    struct wi_list ready;   /* in the queue of those that have messages */
     struct shm_peer *peer;
     struct shm_channel_slot *slot;
     struct shm_ring_view view;
     uint64_t peer_id;
+    uint32_t ring;             /* its number at the peer */
     uint32_t stream, again;    /* as in the slot */
     struct shm_channel *after; /* of the same stream, from before it was connected again: to be read first */
 };
@@ -82,11 +93,16 @@ struct shm_pending {
     weir_comp *comp;
 };
 
-enum { SHM_PENDING_MAX = 2 * SHM_RING_REQUESTS };
+enum {
+    SHM_PENDING_MAX = 2 * SHM_RING_REQUESTS,
+    SHM_FEW = 4, /* so many are looked at all, which is quicker than finding out which of them has called */
+};
 
 struct shm_ep {
     struct weir_ep base;
-    struct shm_ep *next;
+    struct wi_list all;     /* of the interface */
+    struct wi_list of_peer; /* of the peer's */
+    struct wi_list waiting; /* with something pending */
     struct shm_iface *shm;
     struct shm_peer *peer;
     uint32_t posts;         /* counts towards the next look at the clock */
@@ -115,19 +131,26 @@ struct shm_iface {
     bool check_now; /* time has passed: look after the peers at the next progress */
     uint64_t checked_ns;
 
-    struct shm_peer *peers;
-    struct shm_ep *eps;
+    struct wi_list peers;
+    struct wi_map peers_by_cookie;
+    uint32_t peer_count;
+    struct wi_list eps;
     uint32_t next_stream;
-    uint32_t pending_total; /* of all endpoints */
-    struct shm_channel *channels;
-    uint32_t followers; /* channels that wait for an earlier one of their stream */
-    struct shm_own_ring rings[SHM_RING_MAX];
+    struct wi_list waiting; /* endpoints with something pending */
+    uint32_t waiting_count;
+    struct wi_list channels;
+    uint32_t channel_count;
+    uint32_t followers;              /* channels that wait for an earlier one of their stream */
+    struct shm_channel **by_slot;    /* SHM_CHANNEL_MAX, by place in our table */
+    struct shm_own_ring *rings;      /* SHM_RING_MAX, by index */
+    struct wi_list left, free_rings; /* of these */
+    uint32_t fresh_ring;             /* from here on they were never used */
 
     struct shm_mr **regions; /* SHM_REGION_MAX, by index */
     uint32_t *free_regions;  /* stack of indices that were used before */
     uint32_t free_region_count, fresh_region;
 
-    bool maybe_messages; /* a channel may have a message */
+    struct wi_list ready; /* channels with messages, in the order of their turn */
     struct shm_channel *message_from;
     struct wi_msg *message; /* room for one; holds one while message_from is set */
 };
@@ -138,8 +161,8 @@ struct shm_iface {
 weir_status wi_shm_peer_get(struct shm_iface *shm, const struct shm_name *name, struct shm_peer **peer);
 void wi_shm_peer_put(struct shm_iface *shm, struct shm_peer *peer);
 
-/* Tells the peer that there is something to do, and wakes it if it sleeps. */
-void wi_shm_peer_notify(struct shm_peer *peer);
+/* Tells the peer that there is something to do, what for (segment.h), and wakes it if it sleeps. */
+void wi_shm_peer_call(struct shm_peer *peer, uint32_t whom);
 
 /* Wakes it if it sleeps: to be called after a sequentially consistent write of what it waits for. */
 void wi_shm_peer_wake(struct shm_peer *peer);
@@ -147,7 +170,10 @@ void wi_shm_peer_wake(struct shm_peer *peer);
 /* Takes the word that says how the owner of a segment sleeps, and wakes it. */
 void wi_shm_wake(uint32_t *sleeping, int wake_fd);
 
-/* Looks after all peers when a few ms have passed since the last time; fails endpoints. Returns how many. */
+/*
+ * When a few ms have passed since the last time: finds out which processes have ended, and looks after some of the peers,
+ * in turn. Fails endpoints; returns how many.
+ */
 unsigned wi_shm_check_peers(struct shm_iface *shm);
 
 /* -- endpoint.c -- */
@@ -163,6 +189,12 @@ void wi_shm_ep_fail(struct shm_ep *ep, weir_status status, const char *sentence)
 /* Makes and announces the ring at first use. */
 weir_status wi_shm_ep_need_ring(struct shm_ep *ep);
 
+/* Calls the target about the endpoint's channel. */
+void wi_shm_ep_call(struct shm_ep *ep);
+
+/* Frees rings that were left and read to their end, looking at so many of those that were left. */
+void wi_shm_rings_collect(struct shm_iface *shm, uint32_t looks);
+
 /* Adds to what is outstanding; the caller has checked that pending_count < SHM_PENDING_MAX. */
 void wi_shm_ep_add_pending(struct shm_ep *ep, uint64_t *result, weir_comp *comp);
 
@@ -172,10 +204,16 @@ bool wi_shm_ep_is_flushed(const struct shm_ep *ep);
 /* Ends operations that were answered. Returns how many. */
 unsigned wi_shm_ep_poll(struct shm_ep *ep);
 
+/* The same of all endpoints. */
+unsigned wi_shm_eps_poll(struct shm_iface *shm);
+
 /* -- channel.c -- */
 
-/* After the doorbell: accepts new channels, answers requests, drops ended channels. */
-void wi_shm_channels_scan(struct shm_iface *shm);
+/* The doorbell has been rung: looks after who has called, of channels and of endpoints that wait. */
+void wi_shm_calls_answer(struct shm_iface *shm, uint32_t doorbell);
+
+/* Looks at all channels of a peer: answers requests, notes messages, drops those that have ended. */
+void wi_shm_peer_channels_look(struct shm_iface *shm, struct shm_peer *peer);
 void wi_shm_channels_close(struct shm_iface *shm);
 struct wi_msg *wi_shm_msg_peek(struct wi_iface *iface);
 void wi_shm_msg_pop(struct wi_iface *iface);
