@@ -44,3 +44,21 @@ all "GID [0-9]* (::ffff:$WEIR_SOFTROCE_NODE0)"
 all "path MTU $(ibv_devinfo -d rxe0 | awk '/active_mtu/ { print $2 }'),"
 run WEIR_INTERFACE=fd77::1
 all "GID [0-9]* (fd77::1)"
+
+# posted CALLS: by these operations are given to both ranks' queue pairs
+posted() {
+    [ "$(grep -c "posted to by $1" "$work/out")" = 2 ] || { cat "$work/out"; echo "not by $1"; exit 1; }
+    echo "ok - posted to by $1"
+}
+
+# soft-RoCE's driver has ibv_wr_*; what older drivers are like is tried as well.
+old=LD_PRELOAD=$build/tests/softroce/libold_driver.so
+run WEIR_VERBS_POST=auto
+posted 'ibv_wr_'
+run WEIR_VERBS_POST=list
+posted 'ibv_post_send()'
+run WEIR_VERBS_POST=auto "$old"
+posted 'ibv_post_send()'
+if (run WEIR_VERBS_POST=wr "$old") >"$work/failed"; then echo "wr without ibv_wr_* succeeds"; exit 1; fi
+grep -q 'WEIR_VERBS_POST=wr: .*use auto or list' "$work/failed" || { cat "$work/failed"; exit 1; }
+echo "ok - wr, where there is none"

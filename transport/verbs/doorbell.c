@@ -42,7 +42,6 @@ bool wi_verbs_burst(struct verbs_ep *ep)
 int wi_verbs_ring(struct verbs_ep *ep)
 {
     struct verbs_list *list = ep->list;
-    struct ibv_send_wr *bad;
     uint32_t count = list->count;
     list->count = 0;
     if (ep->held)
@@ -50,7 +49,7 @@ int wi_verbs_ring(struct verbs_ep *ep)
     if (count == 0 || !ep->end.qp)
         return 0;
     list->wrs[count - 1].next = NULL;
-    return ibv_post_send(ep->end.qp, list->wrs, &bad);
+    return wi_verbs_give(ep, list->wrs);
 }
 
 bool wi_verbs_hold(struct verbs_ep *ep)

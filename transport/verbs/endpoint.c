@@ -57,34 +57,6 @@ static void handle_give(struct verbs_ep *ep)
 /* ---- Creation
  * -------------------------------------------------------------------------------------------------------- */
 
-/* Devices do not tell how much they send inline: less is asked for until they agree. */
-static weir_status create_qp(struct verbs_ep *ep)
-{
-    struct verbs_device *device = &ep->iface->device;
-    struct ibv_qp_init_attr attr = {
-        .qp_context = &ep->end,
-        .send_cq = device->cq,
-        .recv_cq = device->cq,
-        .srq = device->srq,
-        .qp_type = IBV_QPT_RC,
-    };
-    uint32_t max_inline = (uint32_t)wi_config()->verbs_inline;
-    for (;;) {
-        attr.cap = (struct ibv_qp_cap){.max_send_wr = ep->depth, .max_send_sge = 1, .max_inline_data = max_inline};
-        ep->end.qp = ibv_create_qp(device->pd, &attr);
-        if (ep->end.qp || max_inline == 0)
-            break;
-        max_inline = max_inline > 16 ? max_inline / 2 : 0;
-    }
-    if (!ep->end.qp)
-        return wi_error(errno == ENOMEM ? WEIR_ERR_LIMIT : WEIR_ERR_IO,
-                        "%s: no queue pair of depth %u: %s; a smaller WEIR_VERBS_DEPTH or a larger memlock limit "
-                        "(ulimit -l) may help",
-                        ep->iface->base.device, ep->depth, strerror(errno));
-    ep->max_inline = max_inline;
-    return WEIR_OK;
-}
-
 static size_t block_size(const struct verbs_ep *ep)
 {
     return WI_VERBS_LINK_BYTES + (WI_VERBS_WORDS + (size_t)ep->mask + 1) * sizeof(uint64_t);
@@ -161,7 +133,7 @@ weir_status wi_verbs_ep_connect(struct weir_ep *base)
     struct verbs_ep *ep = verbs_ep(base);
     weir_status status = create_queue(ep);
     if (status == WEIR_OK)
-        status = create_qp(ep);
+        status = wi_verbs_qp_create(ep);
     if (status == WEIR_OK)
         status = wi_verbs_connect(ep);
     if (status == WEIR_OK) {

@@ -55,6 +55,7 @@ struct verbs_device {
     uint8_t max_reads;  /* reads and atomics outstanding, as initiator */
     uint8_t max_served; /* and as target */
     bool atomics;
+    bool lists_only;    /* its driver has no ibv_wr_*, or they are switched off */
     bool windows;       /* it has windows of type 2, and they are not switched off */
     bool loose_windows; /* it looks at the bounds of a window's region instead of the window's */
     uint32_t srq_depth, cq_depth;
@@ -210,6 +211,7 @@ struct verbs_ep {
     uint32_t period;     /* one in so many operations is signaled at least */
     uint32_t unsignaled; /* posted since the last signaled one */
     uint32_t max_inline;
+    struct ibv_qp_ex *qp_ex; /* of its queue pair, for ibv_wr_*; NULL: it is posted to by lists */
 
     struct verbs_list *list;
     uint32_t burst_round, burst; /* operations posted since the last call of progress() */
@@ -462,6 +464,14 @@ void wi_verbs_reply(struct verbs_iface *iface, struct verbs_link *link, unsigned
 /* Posts something else, with the same room. False: the connection has failed. */
 bool wi_verbs_reply_post(struct verbs_iface *iface, struct verbs_link *link, struct ibv_send_wr *wr);
 void wi_verbs_replied(struct verbs_iface *iface, const struct ibv_wc *wc);
+
+/* ---- Posting (post.c) --------------------------------------------------------------------------------------------- */
+
+/* Makes an endpoint's queue pair, and finds how much goes inline and by which calls it is posted to (WEIR_VERBS_POST). */
+weir_status wi_verbs_qp_create(struct verbs_ep *ep);
+
+/* Gives the device operations that are linked by `next`. Returns an errno. */
+int wi_verbs_give(const struct verbs_ep *ep, struct ibv_send_wr *wrs);
 
 /* ---- Doorbells (doorbell.c) -------------------------------------------------------------------------------------- */
 
