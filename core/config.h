@@ -12,6 +12,7 @@ enum wi_choice_intranode { WI_INTRANODE_SHM, WI_INTRANODE_OFF };
 enum wi_choice_huge_pages { WI_HUGE_PAGES_AUTO, WI_HUGE_PAGES_OFF, WI_HUGE_PAGES_REQUIRE };
 enum wi_choice_verbs_connect { WI_VERBS_CONNECT_CM, WI_VERBS_CONNECT_STORE };
 enum wi_choice_verbs_windows { WI_VERBS_WINDOWS_AUTO, WI_VERBS_WINDOWS_ON, WI_VERBS_WINDOWS_OFF };
+enum wi_choice_verbs_relaxed { WI_VERBS_RELAXED_OFF, WI_VERBS_RELAXED_ON };
 enum wi_choice_verbs_post { WI_VERBS_POST_AUTO, WI_VERBS_POST_WR, WI_VERBS_POST_LIST };
 
 struct wi_config {

@@ -49,6 +49,7 @@ WI_CONFIG_INT(verbs_depth, "WEIR_VERBS_DEPTH", NULL, "256", 16, 16384, "Operatio
 WI_CONFIG_SIZE(verbs_inline, "WEIR_VERBS_INLINE", NULL, "220", "0", "1K", "Longest write sent inline; the device may allow less.")
 WI_CONFIG_CHOICE(verbs_post, "WEIR_VERBS_POST", NULL, "auto", "auto|wr|list", "By what operations are given to an RDMA device: ibv_wr_* (wr) or ibv_post_send() (list); auto: the former where the driver has it.")
 WI_CONFIG_INT(verbs_receives, "WEIR_VERBS_RECEIVES", NULL, "8192", 64, 65536, "Signals and messages that can be on their way to this process over verbs, from all peers together.")
+WI_CONFIG_CHOICE(verbs_relaxed, "WEIR_VERBS_RELAXED", NULL, "off", "off|on", "Whether writes of peers may reach this process's memory in any order (PCIe relaxed ordering), which is faster on some hosts; signals, messages and flushes still come after the data, but who polls memory must not take its last byte for the end.")
 WI_CONFIG_INT(verbs_retry, "WEIR_VERBS_RETRY", NULL, "6", 0, 7, "How often a packet without an answer is sent again before the connection ends; soft-RoCE takes 7 for without end.")
 WI_CONFIG_INT(verbs_rnr_retry, "WEIR_VERBS_RNR_RETRY", NULL, "7", 0, 7, "How often a signal or message is sent again to a target that has no receive for it; 7: without end.")
 WI_CONFIG_SIZE(verbs_stripe, "WEIR_VERBS_STRIPE", NULL, "128K", "16K", "1T", "Shortest put or get that is striped over the devices of WEIR_DEVICE.")

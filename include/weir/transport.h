@@ -298,7 +298,7 @@ typedef struct weir_ep_attr {
     const char *transport;  /* "verbs", "ucx" or "shm" */
     uint64_t peer_id;       /* the peer's weir_ctx_params.id */
     size_t max_inline;      /* puts up to this length need no registered local memory; 0 before it has connected */
-    int ordered_writes;     /* nonzero: writes of this endpoint land in the order of posting */
+    int ordered_writes;     /* nonzero: writes of this endpoint land in the order of posting; of a connected endpoint */
     int native_signal;      /* nonzero: put_signal is one operation of the hardware */
     int maps_peer;          /* nonzero: weir_mem_map_peer() works for memory of the peer's pools */
 } weir_ep_attr;
@@ -327,6 +327,11 @@ void weir_ep_close(weir_ep *ep);
  * Of many puts, gets and fetch_adds that follow each other without progress being made, some may be held back for a
  * moment, to be given to the device together. They go with the next put_signal, weir_send() or weir_flush(), and with
  * any call that makes progress: who polls memory for a peer's answer calls weir_progress() meanwhile.
+ *
+ * Order: data is in the target's memory when the target sees the signal or message that was posted behind it, and when a
+ * flush behind it has ended. Without these two writes may land in any order, and one write's bytes too: who polls memory
+ * needs an endpoint of which weir_ep_query() says ordered_writes (not so over several devices, or with
+ * WEIR_VERBS_RELAXED=on at the target), and only then may write the same bytes twice without one of them in between.
  *
  * Local memory (`local`, `mem`): `mem` is the region that holds it; NULL lets the context look it up among its own
  * regions. Where there is none and the backend needs one (verbs, above max_inline), the memory is registered through a

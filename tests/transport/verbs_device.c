@@ -272,6 +272,55 @@ static void test_burst(void **state)
     job_run(&(struct job){.count = 2, .body = burst_body});
 }
 
+/*
+ * Rank 1's memory takes writes in any order: both sides are told, and a flush is enough for rank 1 to look at its memory
+ * without a signal. Flushes behind nothing new, behind another flush and behind a read end too.
+ */
+static void relaxed_body(struct rank *r)
+{
+    enum { SIZE = 20000, ROUNDS = 20 };
+    setenv("WEIR_VERBS_RELAXED", r->rank == 1 ? "on" : "off", 1);
+    rank_open_all(r);
+    struct area area;
+    weir_ep_attr attr;
+    uint64_t remote;
+    weir_ep *ep = r->ep[!r->rank];
+    area_make(r, &area, SIZE, true);
+    publish(r, 0, area.mem, area.ptr, area.len);
+    barrier(r);
+    weir_rkey *rkey = import(r, !r->rank, 0, &remote);
+    weir_ep_query(ep, &attr);
+    CHECK(attr.ordered_writes == (r->rank == 1));
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        if (r->rank == 0) {
+            weir_comp first = WEIR_COMP_INIT, second = WEIR_COMP_INIT;
+            pattern_fill(area.ptr, SIZE, round);
+            CHECK_OK(weir_put(ep, area.ptr, area.mem, SIZE, remote, rkey, NULL));
+            CHECK_OK(weir_flush(ep, &first));
+            if (round % 2)
+                CHECK_OK(weir_flush(ep, &second));
+            CHECK_OK(weir_wait(r->ctx, &first, -1));
+            CHECK_OK(weir_wait(r->ctx, &second, -1));
+        }
+        barrier(r);
+        CHECK(pattern_differs(area.ptr, SIZE, round) == SIZE);
+        flush(r, ep);
+        barrier(r);
+    }
+    if (r->rank == 0)
+        CHECK_OK(weir_get(ep, area.ptr, area.mem, SIZE, remote, rkey, NULL));
+    flush(r, ep);
+    barrier(r);
+    weir_rkey_destroy(rkey);
+    rank_close(r);
+}
+
+static void test_relaxed(void **state)
+{
+    (void)state;
+    job_run(&(struct job){.count = 2, .body = relaxed_body});
+}
+
 static void ipv6_body(struct rank *r)
 {
     setenv("WEIR_INTERFACE", getenv("TEST_IPV6"), 1);
@@ -311,6 +360,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_long_operations), cmocka_unit_test(test_closed_during_long),
         cmocka_unit_test(test_unregistered),    cmocka_unit_test(test_untaken_messages),
         cmocka_unit_test(test_burst),           cmocka_unit_test(test_ipv6),
+        cmocka_unit_test(test_relaxed),
     };
     setenv("WEIR_TRANSPORT", "verbs", 1);
     setenv("WEIR_INTRANODE", "off", 1);

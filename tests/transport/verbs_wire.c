@@ -104,11 +104,11 @@ static void test_private_data(void **state)
 
     struct wi_verbs_welcome welcome;
     wi_verbs_welcome_encode(
-        &(struct wi_verbs_welcome){.id = 9, .ring_addr = 1ull << 47, .ring_rkey = 0xabcdef01, .credits = 77, .mtu = 5},
+        &(struct wi_verbs_welcome){.id = 9, .ring_addr = 1ull << 47, .ring_rkey = 0xabcdef01, .credits = 77, .mtu = 5, .relaxed = true},
         buf);
     assert_true(wi_verbs_welcome_decode(buf, sizeof(buf), &welcome));
     assert_true(welcome.id == 9 && welcome.ring_addr == 1ull << 47 && welcome.ring_rkey == 0xabcdef01);
-    assert_true(welcome.credits == 77 && welcome.mtu == 5);
+    assert_true(welcome.credits == 77 && welcome.mtu == 5 && welcome.relaxed);
     assert_false(wi_verbs_welcome_decode(buf, WI_VERBS_WELCOME_SIZE - 1, &welcome));
     buf[36]++; /* an MTU that there is none of */
     assert_false(wi_verbs_welcome_decode(buf, sizeof(buf), &welcome));

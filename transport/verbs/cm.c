@@ -177,6 +177,7 @@ void wi_verbs_connected(struct verbs_ep *ep, const struct wi_verbs_welcome *welc
     ep->ring_addr = welcome->ring_addr;
     ep->ring_rkey = welcome->ring_rkey;
     ep->granted = welcome->credits;
+    ep->relaxed = welcome->relaxed;
     ep->iface->connecting--;
     ep->connecting = false;
     ep->base.ready = true;
@@ -261,6 +262,7 @@ void wi_verbs_welcome_of(const struct verbs_iface *iface, const struct verbs_lin
         .ring_rkey = link->ring_mr->rkey,
         .credits = link->share,
         .mtu = iface->device.mtu,
+        .relaxed = wi_config()->verbs_relaxed == WI_VERBS_RELAXED_ON,
     };
 }
 

@@ -73,6 +73,7 @@ static const char *const names[] = {
     [VERBS_SEND] = "message to",
     [VERBS_REQUEST] = "request of a key of",
     [VERBS_FLUSH] = "flush to",
+    [VERBS_SETTLE] = "flush to",
     [VERBS_PROBE] = "keepalive to",
 };
 

@@ -146,7 +146,7 @@ weir_status wi_verbs_ep_connect(struct weir_ep *base)
 void wi_verbs_ep_query(const struct weir_ep *base, weir_ep_attr *attr)
 {
     attr->max_inline = ((const struct verbs_ep *)base)->max_inline;
-    attr->ordered_writes = 1;
+    attr->ordered_writes = !((const struct verbs_ep *)base)->relaxed;
     attr->native_signal = 1;
 }
 
@@ -191,7 +191,7 @@ weir_status wi_verbs_ep_reset(struct weir_ep *base)
     handle_give(ep);
     ep->again++;
     ep->attempt = 0;
-    ep->head = ep->tail = ep->unsignaled = ep->head_seen = 0;
+    ep->head = ep->tail = ep->unsignaled = ep->head_seen = ep->settled = 0;
     ep->probe = (weir_comp)WEIR_COMP_INIT;
     ep->position = ep->taken = ep->announced = 0;
     if (ep->block)

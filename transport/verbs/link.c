@@ -1,5 +1,6 @@
 /* The target's side of connections, and the messages that arrive over them. */
 #include "core/clock.h"
+#include "core/config.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "transport/verbs/verbs.h"
@@ -145,8 +146,9 @@ weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *i
     link->words_addr = hello->words_addr;
     link->words_rkey = hello->words_rkey;
     link->serial = iface->link_serial++ & 0x7fffffff;
+    int read = wi_config()->verbs_relaxed == WI_VERBS_RELAXED_ON ? IBV_ACCESS_REMOTE_READ : 0; /* by its flushes */
     weir_status status =
-        wi_verbs_block_create(iface, WI_VERBS_LINK_BYTES, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE,
+        wi_verbs_block_create(iface, WI_VERBS_LINK_BYTES, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | read,
                               "connection's message ring", &link->ring, &link->ring_mr);
     if (status != WEIR_OK)
         goto fail_link;

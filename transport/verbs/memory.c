@@ -1,4 +1,5 @@
 /* Regions: registered with the device, and exported. */
+#include "core/config.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "transport/verbs/verbs.h"
@@ -39,12 +40,16 @@ static struct verbs_mr **bucket(struct verbs_iface *iface, uint64_t id)
     return &iface->regions[id % WI_VERBS_REGION_BUCKETS];
 }
 
-/* With windows nobody reaches a region but through one of them, whatever key he guesses. */
+/*
+ * With windows nobody reaches a region but through one of them, whatever key he guesses. Relaxed ordering is for users'
+ * memory and pools alone: words and rings of our own are polled, or written again and again (wi_verbs_block_create()).
+ */
 static int access_flags(const struct verbs_device *device)
 {
+    int order = wi_config()->verbs_relaxed == WI_VERBS_RELAXED_ON ? IBV_ACCESS_RELAXED_ORDERING : 0;
     if (device->windows)
-        return IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_MW_BIND;
-    return IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ |
+        return order | IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_MW_BIND;
+    return order | IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ |
            (device->atomics ? IBV_ACCESS_REMOTE_ATOMIC : 0);
 }
 
@@ -60,7 +65,8 @@ weir_status wi_verbs_mem_register(struct wi_iface *base, const struct wi_mem_des
         free(mr);
         return register_error(iface, desc->addr, desc->len, error);
     }
-    wi_debug("verbs: %zu bytes at %p registered, key 0x%x", desc->len, desc->addr, mr->mr->rkey);
+    wi_debug("verbs: %zu bytes at %p registered, key 0x%x%s", desc->len, desc->addr, mr->mr->rkey,
+             wi_config()->verbs_relaxed == WI_VERBS_RELAXED_ON ? ", relaxed ordering" : "");
     mr->id = desc->id;
     mr->hash_next = *bucket(iface, mr->id);
     *bucket(iface, mr->id) = mr;

@@ -20,6 +20,7 @@ static const enum ibv_wr_opcode opcodes[] = {
     [VERBS_SEND] = IBV_WR_RDMA_WRITE_WITH_IMM,
     [VERBS_REQUEST] = IBV_WR_RDMA_WRITE_WITH_IMM,
     [VERBS_FLUSH] = IBV_WR_RDMA_WRITE,
+    [VERBS_SETTLE] = IBV_WR_RDMA_READ,
     [VERBS_PROBE] = IBV_WR_RDMA_WRITE,
 };
 
@@ -293,11 +294,32 @@ weir_status wi_verbs_fetch_add(struct weir_ep *base, uint64_t value, uint64_t *r
     return post(ep, &op);
 }
 
+/* Reads a word of the target's: on its way back from memory it pushes all writes before it there, relaxed ones too. */
+static weir_status settle(struct verbs_ep *ep, weir_comp *comp)
+{
+    const struct verbs_op op = {
+        .kind = VERBS_SETTLE,
+        .lkey = ep->block_mr->lkey,
+        .rkey = ep->ring_rkey,
+        .local = bounce_word(ep, ep->head),
+        .len = sizeof(uint64_t),
+        .remote_addr = ep->ring_addr,
+        .comp = comp,
+    };
+    weir_status status = post(ep, &op);
+    if (status == WEIR_OK)
+        ep->settled = ep->head;
+    return status;
+}
+
+/* An acknowledgment says that the target's device has the data. Relaxed writes may still be on their way to memory then. */
 weir_status wi_verbs_flush(struct weir_ep *base, weir_comp *comp)
 {
     struct verbs_ep *ep = verbs_ep(base);
     if (ep->has_rest)
         return WEIR_ERR_AGAIN;
+    if (ep->relaxed && ep->settled != ep->head)
+        return settle(ep, comp);
     if (ep->tail == ep->head)
         return WEIR_OK;
     struct verbs_slot *last = &ep->slots[(ep->head - 1) & ep->mask];

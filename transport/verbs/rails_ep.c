@@ -75,7 +75,7 @@ void wi_rails_ep_query(const struct weir_ep *base, weir_ep_attr *attr)
 {
     const struct rails_ep *ep = (const struct rails_ep *)base;
     attr->max_inline = base->ready ? ep->rail[ep->main]->max_inline : 0;
-    attr->ordered_writes = base->ready && ep->used == 1u << ep->main;
+    attr->ordered_writes = base->ready && ep->used == 1u << ep->main && !ep->rail[ep->main]->relaxed;
     attr->native_signal = 1;
 }
 

@@ -151,6 +151,7 @@ enum verbs_kind {
     VERBS_SEND,
     VERBS_REQUEST,
     VERBS_FLUSH,
+    VERBS_SETTLE,
     VERBS_PROBE
 };
 
@@ -229,6 +230,9 @@ struct verbs_ep {
     uint32_t ring_rkey;
     uint64_t position, taken;
     uint64_t announced, granted; /* immediates sent, and allowed so far */
+
+    bool relaxed;     /* writes reach the target's memory in any order */
+    uint32_t settled; /* those before this sequence number are behind a read, see wi_verbs_flush() */
 
     /* Windows; see key.c. */
     struct verbs_rkey *keys;

@@ -206,6 +206,7 @@ void wi_verbs_welcome_encode(const struct wi_verbs_welcome *welcome, unsigned ch
     store32(buf + 28, WI_VERBS_RING_SIZE);
     store32(buf + 32, welcome->credits);
     store32(buf + 36, welcome->mtu);
+    store32(buf + 40, welcome->relaxed);
 }
 
 bool wi_verbs_welcome_decode(const void *buf, size_t len, struct wi_verbs_welcome *welcome)
@@ -219,6 +220,7 @@ bool wi_verbs_welcome_decode(const void *buf, size_t len, struct wi_verbs_welcom
     welcome->ring_rkey = load32(at + 24);
     welcome->credits = load32(at + 32);
     welcome->mtu = load32(at + 36);
+    welcome->relaxed = load32(at + 40) != 0;
     return welcome->mtu <= MTU_MAX;
 }
 

@@ -83,10 +83,11 @@ struct wi_verbs_welcome {
     uint32_t ring_rkey;
     uint32_t credits; /* immediates that the initiator may send before it is granted more */
     uint32_t mtu;     /* its port's, as enum ibv_mtu; 0: not told */
+    bool relaxed;     /* writes reach its memory in any order */
 };
 
 /* At most 56 bytes, which is what the connection manager takes. */
-enum { WI_VERBS_HELLO_SIZE = 52, WI_VERBS_WELCOME_SIZE = 40 };
+enum { WI_VERBS_HELLO_SIZE = 52, WI_VERBS_WELCOME_SIZE = 44 };
 
 void wi_verbs_hello_encode(const struct wi_verbs_hello *hello, unsigned char buf[WI_VERBS_HELLO_SIZE]);
 bool wi_verbs_hello_decode(const void *buf, size_t len, struct wi_verbs_hello *hello);
