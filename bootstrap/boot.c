@@ -143,8 +143,16 @@ weir_status weir_boot_create(const weir_boot_params *params, weir_boot **out)
 
 void weir_boot_destroy(weir_boot *boot)
 {
-    if (boot && boot->pid == getpid()) /* a child after fork() must not say good-bye for its parent */
+    if (boot && boot->pid == getpid()) /* a child must not say good-bye for its parent */
         boot_free(boot, boot->timeout_ns);
+}
+
+weir_status wi_boot_process_check(const struct weir_boot *boot, const char *what)
+{
+    if (boot->pid == getpid())
+        return WEIR_OK;
+    return wi_error(WEIR_ERR_INVALID, "%s: this process was forked from rank %d, and is no rank itself", what,
+                    boot->rank);
 }
 
 /* ---- facts ---- */
@@ -227,7 +235,9 @@ static weir_status call_store(struct weir_boot *boot, struct wi_call *call, stru
 
 weir_status weir_boot_put(weir_boot *boot, const char *key, const void *value, size_t len)
 {
-    weir_status status = check_key(key, len);
+    weir_status status = wi_boot_process_check(boot, "weir_boot_put");
+    if (status == WEIR_OK)
+        status = check_key(key, len);
     if (status != WEIR_OK)
         return status;
     struct wi_call call = {0};
@@ -279,7 +289,9 @@ static weir_status get_alone(struct weir_boot *boot, const struct destination *t
 
 weir_status weir_boot_get(weir_boot *boot, const char *key, void *value, size_t *len, int timeout_ms)
 {
-    weir_status status = check_key(key, 0);
+    weir_status status = wi_boot_process_check(boot, "weir_boot_get");
+    if (status == WEIR_OK)
+        status = check_key(key, 0);
     if (status != WEIR_OK)
         return status;
     struct destination to = {key, value, len};
@@ -297,18 +309,25 @@ weir_status weir_boot_attend(weir_boot *boot, void (*attend)(void *arg), void *a
 {
     if (!boot || !attend)
         return wi_error(WEIR_ERR_INVALID, "weir_boot_attend: boot and attend must be given");
+    weir_status status = wi_boot_process_check(boot, "weir_boot_attend");
+    if (status != WEIR_OK)
+        return status;
     return wi_attendants_add(&boot->attendants, attend, arg);
 }
 
 void weir_boot_unattend(weir_boot *boot, void (*attend)(void *arg), void *arg)
 {
-    wi_attendants_remove(&boot->attendants, attend, arg);
+    if (boot->pid == getpid())
+        wi_attendants_remove(&boot->attendants, attend, arg);
 }
 
 /* ---- failure ---- */
 
 weir_status weir_boot_check(weir_boot *boot)
 {
+    weir_status status = wi_boot_process_check(boot, "weir_boot_check");
+    if (status != WEIR_OK)
+        return status;
     if (boot->world > 1)
         return wi_client_check(&boot->client);
     pthread_mutex_lock(&boot->alone_lock);
@@ -319,6 +338,8 @@ weir_status weir_boot_check(weir_boot *boot)
 
 void weir_boot_fail(weir_boot *boot, weir_status status, const char *sentence)
 {
+    if (boot->pid != getpid()) /* what goes wrong in a child is no failure of its parent's */
+        return;
     status = wi_wire_status((uint32_t)status);
     sentence = sentence ? sentence : weir_status_string(status);
     if (boot->world > 1) {

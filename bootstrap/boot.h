@@ -27,4 +27,10 @@ struct weir_boot {
     char alone_text[WI_WIRE_TEXT_MAX + 1];
 };
 
+/*
+ * WEIR_ERR_INVALID, with a sentence, in a child after fork(): it shares the parent's connection to the store, and locks
+ * may be held there by threads that do not exist. `what` is the function called.
+ */
+weir_status wi_boot_process_check(const struct weir_boot *boot, const char *what);
+
 #endif

@@ -120,7 +120,9 @@ static weir_status gather_alone(struct weir_boot *boot, struct gather *gather, c
 
 static weir_status run(struct weir_boot *boot, struct gather *gather, const void *mine)
 {
-    weir_status status = check_group(boot, gather);
+    weir_status status = wi_boot_process_check(boot, gather->name ? gather->name : "weir_boot_allgather");
+    if (status == WEIR_OK)
+        status = check_group(boot, gather);
     if (status != WEIR_OK)
         return status;
     if (gather->len > 0)

@@ -2,11 +2,15 @@
 #include "collectives/comm.h"
 #include "core/clock.h"
 #include "core/error.h"
+#include "transport/process.h"
 
 #include <string.h>
 
 static weir_status perform(struct weir_comm *comm, const struct wi_call *call, const void *input, void *result)
 {
+    weir_status ours = wi_process_check(comm->ctx, "a collective");
+    if (ours != WEIR_OK)
+        return ours;
     if (comm->status != WEIR_OK)
         return wi_error(comm->status, "communicator '%s' has failed before: %s", comm->name, comm->sentence);
     uint64_t begin_ns = wi_now_ns();

@@ -4,6 +4,7 @@
 #include "core/config.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "transport/process.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -130,13 +131,15 @@ weir_status weir_comm_create(weir_ctx *ctx, weir_boot *boot, const weir_comm_par
     const char *name = params ? params->name : NULL;
     if (!ctx || !boot || !comm_out || (params && params->size != sizeof(*params)))
         return wi_error(WEIR_ERR_INVALID, "weir_comm_create: ctx, boot or comm is NULL, or params->size is not set");
+    weir_status status = wi_process_check(ctx, "weir_comm_create");
+    if (status != WEIR_OK)
+        return status;
     struct weir_comm *comm = calloc(1, sizeof(*comm));
     if (!comm)
         return wi_error(WEIR_ERR_NO_MEMORY, "communicator: out of memory");
     comm->ctx = ctx;
     comm->boot = boot;
     comm->watched_fd = -1;
-    weir_status status = WEIR_OK;
     if (name && (*name == 0 || (size_t)snprintf(comm->name, sizeof(comm->name), "%s", name) >= sizeof(comm->name)))
         status = wi_error(WEIR_ERR_INVALID, "communicator: a name has 1 to %zu bytes", sizeof(comm->name) - 1);
     if (status == WEIR_OK)
@@ -215,6 +218,8 @@ void weir_comm_destroy(weir_comm *comm)
 {
     if (!comm)
         return;
+    if (wi_process_check(comm->ctx, "weir_comm_destroy") != WEIR_OK)
+        return; /* what it holds is the parent's */
     if (comm->ranks > 1 && comm->status == WEIR_OK)
         close_comm(comm);
     free_comm(comm);

@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "transport/process.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,9 @@ weir_status wi_ps_client_status(weir_ps_client *client)
 
 weir_status wi_ps_client_fail(weir_ps_client *client, weir_status status)
 {
+    weir_status ours = wi_process_check(client->ctx, "parameter server");
+    if (ours != WEIR_OK)
+        return ours;
     if (__atomic_load_n(&client->status, __ATOMIC_ACQUIRE) != WEIR_OK)
         return wi_ps_client_status(client);
     status = wi_ps_fail_job(client->boot, status);
@@ -193,7 +197,9 @@ weir_status wi_ps_call_begin(weir_ps_client *client, struct wi_ps_call *call, ui
 {
     struct wi_ps_wait wait = {0};
     *call = (struct wi_ps_call){.pending = parts, .done = call->done};
-    weir_status status = wi_ps_client_status(client);
+    weir_status status = wi_process_check(client->ctx, "parameter server");
+    if (status == WEIR_OK)
+        status = wi_ps_client_status(client);
     while (status == WEIR_OK) {
         pthread_mutex_lock(&client->lock);
         bool claimed = claim_slot(client, call);
@@ -329,7 +335,7 @@ static void say_goodbye(weir_ps_client *client)
 
 void weir_ps_client_destroy(weir_ps_client *client)
 {
-    if (!client)
+    if (!client || wi_process_check(client->ctx, "weir_ps_client_destroy") != WEIR_OK)
         return;
     if (client->links && client->status == WEIR_OK)
         say_goodbye(client);
@@ -359,6 +365,9 @@ void weir_ps_client_destroy(weir_ps_client *client)
 
 void weir_ps_client_query(weir_ps_client *client, weir_ps_stats *stats)
 {
+    *stats = (weir_ps_stats){0};
+    if (wi_process_check(client->ctx, "weir_ps_client_query") != WEIR_OK)
+        return;
     pthread_mutex_lock(&client->lock);
     *stats = client->stats;
     pthread_mutex_unlock(&client->lock);

@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "transport/process.h"
 
 #include <stdlib.h>
 
@@ -130,7 +131,7 @@ static void free_waiters(struct wi_ps_store *store)
 
 void weir_ps_server_destroy(weir_ps_server *server)
 {
-    if (!server)
+    if (!server || wi_process_check(server->ctx, "weir_ps_server_destroy") != WEIR_OK)
         return;
     for (uint32_t i = 0; server->peers && i < server->workers; i++)
         peer_fini(server, &server->peers[i]);
@@ -221,7 +222,7 @@ static weir_status serve_all(weir_ps_server *server, unsigned *frames)
 
 weir_status weir_ps_server_run(weir_ps_server *server)
 {
-    weir_status status = WEIR_OK;
+    weir_status status = wi_process_check(server->ctx, "weir_ps_server_run");
     while (server->live > 0 && status == WEIR_OK) {
         unsigned frames = 0;
         status = serve_all(server, &frames);

@@ -70,7 +70,9 @@ weir_status weir_mem_acquire(weir_ctx *ctx, void *addr, size_t len, weir_mem **m
 {
     if (!ctx || !addr || !mem || len == 0 || (uintptr_t)addr + len < (uintptr_t)addr)
         return wi_error(WEIR_ERR_INVALID, "weir_mem_acquire: context, address, length and result must be given");
-    weir_status status = WEIR_OK;
+    weir_status status = wi_process_check(ctx, "weir_mem_acquire");
+    if (status != WEIR_OK)
+        return status;
     wi_ctx_lock(ctx);
     struct weir_mem *known = wi_mem_lookup(ctx, addr, len);
     if (known)
@@ -83,7 +85,7 @@ weir_status weir_mem_acquire(weir_ctx *ctx, void *addr, size_t len, weir_mem **m
 
 void weir_mem_release(weir_mem *mem)
 {
-    if (!mem || mem->kind != WI_MEM_BORROWED)
+    if (!mem || mem->kind != WI_MEM_BORROWED || wi_in_child(mem->ctx))
         return;
     struct weir_ctx *ctx = mem->ctx;
     wi_ctx_lock(ctx);
@@ -94,10 +96,12 @@ void weir_mem_release(weir_mem *mem)
 void weir_mem_cache_query(weir_ctx *ctx, weir_mem_cache_attr *attr)
 {
     struct wi_regcache_stats stats = {0};
-    wi_ctx_lock(ctx);
-    if (ctx->regcache)
-        wi_regcache_query(ctx->regcache, &stats);
-    wi_ctx_unlock(ctx);
+    if (!wi_in_child(ctx)) {
+        wi_ctx_lock(ctx);
+        if (ctx->regcache)
+            wi_regcache_query(ctx->regcache, &stats);
+        wi_ctx_unlock(ctx);
+    }
     *attr = (weir_mem_cache_attr){
         .hits = stats.hits,
         .misses = stats.misses,

@@ -70,6 +70,8 @@ weir_status weir_ctx_create(const weir_ctx_params *user, weir_ctx **out)
         weir_ctx_destroy(ctx);
         return status;
     }
+    if (!ctx->multi && !ctx->stats.samples)
+        *ctx->ours = WI_OURS_PLAIN;
     wi_exporter_start(ctx, config, &ctx->exporter);
     *out = ctx;
     return WEIR_OK;
@@ -78,7 +80,7 @@ weir_status weir_ctx_create(const weir_ctx_params *user, weir_ctx **out)
 /* Safe on a context that was made by half. */
 void weir_ctx_destroy(weir_ctx *ctx)
 {
-    if (!ctx || wi_in_child(ctx)) /* what it holds is its parent's */
+    if (!ctx || (ctx->ours && wi_in_child(ctx))) /* what it holds is its parent's */
         return;
     while (ctx->eps)
         wi_ep_close(ctx->eps);
@@ -119,7 +121,9 @@ weir_status weir_ctx_address(weir_ctx *ctx, void *buf, size_t *len)
 {
     struct wi_blob_writer writer;
     const uint64_t field[WI_BLOB_FIELDS] = {ctx->id, ctx->host, 0};
-    weir_status status = WEIR_OK;
+    weir_status status = wi_process_check(ctx, "weir_ctx_address");
+    if (status != WEIR_OK)
+        return status;
     wi_ctx_lock(ctx);
     wi_blob_begin(&writer, buf, *len, WI_BLOB_ADDRESS, field);
     for (int i = 0; i < ctx->iface_count && status == WEIR_OK; i++) {
@@ -140,7 +144,10 @@ weir_status weir_ctx_address(weir_ctx *ctx, void *buf, size_t *len)
 
 weir_status weir_signal_create(weir_ctx *ctx, uint32_t *signal)
 {
-    weir_status status = WEIR_ERR_LIMIT;
+    weir_status status = wi_process_check(ctx, "weir_signal_create");
+    if (status != WEIR_OK)
+        return status;
+    status = WEIR_ERR_LIMIT;
     wi_ctx_lock(ctx);
     for (uint32_t i = 0; i < ctx->signal_count; i++) {
         if (ctx->signal_used[i])
@@ -161,6 +168,8 @@ weir_status weir_signal_create(weir_ctx *ctx, uint32_t *signal)
 
 void weir_signal_destroy(weir_ctx *ctx, uint32_t signal)
 {
+    if (wi_in_child(ctx))
+        return;
     wi_ctx_lock(ctx);
     if (signal < ctx->signal_count)
         ctx->signal_used[signal] = 0;

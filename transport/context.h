@@ -4,6 +4,7 @@
 
 #include "core/config.h"
 #include "transport/ops.h"
+#include "transport/process.h"
 #include "transport/ranges.h"
 #include "transport/regcache.h"
 #include "transport/stats.h"
@@ -31,7 +32,7 @@ struct weir_ctx {
     struct wi_iface *iface[WI_IFACE_MAX];
     int iface_count;
     bool multi;
-    volatile unsigned char *ours; /* zero in a child after fork(), see process.c */
+    volatile unsigned char *ours; /* a mark, WI_OURS_*; zero in a child after fork(), see process.c */
     pthread_mutex_t lock;      /* taken only when `multi` */
     uint64_t id;
     uint64_t host;
@@ -93,15 +94,18 @@ static inline void wi_ctx_unlock(struct weir_ctx *ctx)
     pthread_mutex_unlock(&ctx->lock);
 }
 
+/* What the mark of a context is in the process that made it. */
+enum {
+    WI_OURS = 1,
+    WI_OURS_PLAIN = 2, /* by one thread, and nobody times its operations */
+};
+
 /* Is this a child after fork() that has a copy of its parent's context? */
 static inline bool wi_in_child(const struct weir_ctx *ctx)
 {
-    return __builtin_expect(ctx->ours && *ctx->ours == 0, 0);
+    return __builtin_expect(*ctx->ours == 0, 0);
 }
 
-/* WEIR_ERR_INVALID with a sentence in such a child; `what` is the function called (process.c). Before the lock is taken:
- * a thread that does not exist there may hold it. */
-weir_status wi_process_check(const struct weir_ctx *ctx, const char *what);
 weir_status wi_process_init(struct weir_ctx *ctx);
 void wi_process_fini(struct weir_ctx *ctx);
 

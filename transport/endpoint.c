@@ -138,6 +138,8 @@ void weir_ep_close(weir_ep *ep)
 
 weir_status weir_ep_status(const weir_ep *ep)
 {
+    if (wi_in_child(ep->ctx))
+        return wi_process_check(ep->ctx, "weir_ep_status");
     weir_status status = __atomic_load_n(&ep->status, __ATOMIC_ACQUIRE);
     return status == WEIR_OK ? WEIR_OK : wi_error(status, "%s", ep->sentence);
 }
@@ -152,6 +154,10 @@ void weir_ep_query(const weir_ep *ep, weir_ep_attr *attr)
 
 void weir_ep_path(const weir_ep *ep, char *text, size_t size)
 {
+    if (wi_in_child(ep->ctx)) {
+        snprintf(text, size, "%s", ep->iface->device);
+        return;
+    }
     wi_ctx_lock(ep->ctx);
     if (ep->ready && ep->status == WEIR_OK && ep->ops->ep_path)
         ep->ops->ep_path(ep, text, size);

@@ -119,6 +119,8 @@ void weir_mem_deregister(weir_mem *mem)
 
 weir_status weir_mem_find(weir_ctx *ctx, const void *addr, size_t len, weir_mem **mem)
 {
+    if (wi_in_child(ctx))
+        return wi_process_check(ctx, "weir_mem_find");
     wi_ctx_lock(ctx);
     *mem = wi_mem_lookup(ctx, addr, len);
     wi_ctx_unlock(ctx);
@@ -142,12 +144,14 @@ void weir_mem_range(const weir_mem *mem, void **addr, size_t *len)
 weir_status weir_mem_export(weir_mem *mem, const void *addr, size_t len, void *blob, size_t *blob_len)
 {
     struct weir_ctx *ctx = mem->ctx;
+    weir_status status = wi_process_check(ctx, "weir_mem_export");
+    if (status != WEIR_OK)
+        return status;
     if (!holds(mem, addr, len))
         return wi_error(WEIR_ERR_RANGE, "export: %zu bytes at %p are not within the region of %zu bytes at %p", len,
                         addr, mem->desc.len, mem->desc.addr);
     struct wi_blob_writer writer;
     const uint64_t field[WI_BLOB_FIELDS] = {(uintptr_t)addr, len, mem->desc.id};
-    weir_status status = WEIR_OK;
     wi_ctx_lock(ctx);
     wi_blob_begin(&writer, blob, *blob_len, WI_BLOB_KEY, field);
     for (int i = 0; i < ctx->iface_count && status == WEIR_OK; i++) {
@@ -170,6 +174,9 @@ weir_status weir_rkey_import(weir_ep *ep, const void *data, size_t data_len, wei
 {
     struct wi_blob blob;
     const char *why;
+    weir_status status = wi_process_check(ep->ctx, "weir_rkey_import");
+    if (status != WEIR_OK)
+        return status;
     if (wi_blob_read(data, data_len, WI_BLOB_KEY, &blob, &why) != WEIR_OK)
         return wi_error(WEIR_ERR_KEY, "remote key of rank %llu: %s", (unsigned long long)ep->peer_id, why);
     uint64_t addr = blob.field[0], len = blob.field[1];
@@ -180,7 +187,7 @@ weir_status weir_rkey_import(weir_ep *ep, const void *data, size_t data_len, wei
                         section ? "its range passes the end of memory" : "it does not serve this endpoint's transport");
     wi_ctx_lock(ep->ctx);
     weir_rkey *rkey = NULL;
-    weir_status status = ep->ops->rkey_import(ep, section, section_len, addr, len, &rkey);
+    status = ep->ops->rkey_import(ep, section, section_len, addr, len, &rkey);
     wi_ctx_unlock(ep->ctx);
     if (status != WEIR_OK)
         return status;
@@ -212,6 +219,9 @@ void weir_rkey_range(const weir_rkey *rkey, uint64_t *addr, uint64_t *len)
 weir_status weir_mem_map_peer(weir_rkey *rkey, uint64_t remote_addr, size_t len, void **ptr)
 {
     struct weir_ep *ep = rkey->ep;
+    weir_status status = wi_process_check(ep->ctx, "weir_mem_map_peer");
+    if (status != WEIR_OK)
+        return status;
     if (remote_addr < rkey->addr || remote_addr - rkey->addr > rkey->len ||
         len > rkey->len - (remote_addr - rkey->addr))
         return wi_error(WEIR_ERR_RANGE, "map: %zu bytes at 0x%llx are outside of the key of rank %llu", len,
@@ -219,7 +229,7 @@ weir_status weir_mem_map_peer(weir_rkey *rkey, uint64_t remote_addr, size_t len,
     if (!ep->ops->rkey_map)
         return wi_error(WEIR_ERR_UNSUPPORTED, "map: memory of peers cannot be mapped over %s", ep->ops->name);
     wi_ctx_lock(ep->ctx);
-    weir_status status = ep->ops->rkey_map(rkey, remote_addr, len, ptr);
+    status = ep->ops->rkey_map(rkey, remote_addr, len, ptr);
     wi_ctx_unlock(ep->ctx);
     return status;
 }

@@ -174,6 +174,8 @@ static weir_status alloc_slowly(struct weir_pool *pool, struct wi_pool_cache *ca
 
 weir_status weir_pool_alloc(weir_pool *pool, size_t size, void **ptr, weir_mem **mem)
 {
+    if (wi_in_child(pool->ctx))
+        return wi_process_check(pool->ctx, "weir_pool_alloc");
     unsigned index = class_of(pool, size);
     struct wi_pool_cache *cache = wi_pool_cache(pool);
     struct wi_stack *kept = cache ? &cache->stack[index] : NULL;
@@ -258,7 +260,7 @@ static struct wi_slab *find_or_free_slab(struct weir_pool *pool, struct wi_pool_
 
 void weir_pool_free(weir_pool *pool, void *ptr)
 {
-    if (__builtin_expect(!ptr, 0))
+    if (__builtin_expect(!ptr, 0) || wi_in_child(pool->ctx))
         return;
     struct wi_pool_cache *cache = wi_pool_cache(pool);
     struct wi_slab *slab = cache ? near_slab(pool, cache, ptr) : NULL;
@@ -366,6 +368,8 @@ weir_status weir_pool_create(weir_ctx *ctx, size_t slab_size, weir_pool **pool)
 void weir_pool_query(weir_pool *pool, weir_pool_attr *attr)
 {
     *attr = (weir_pool_attr){.slab_size = pool->slab_size, .numa_node = pool->node >= 0 ? pool->node : -1};
+    if (wi_in_child(pool->ctx))
+        return;
     wi_ctx_lock(pool->ctx);
     attr->slabs = pool->slab_count;
     for (size_t i = 0; i < pool->slab_count; i++) {

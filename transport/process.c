@@ -21,7 +21,7 @@ weir_status wi_process_init(struct weir_ctx *ctx)
         return wi_error(WEIR_ERR_NO_MEMORY, "context: out of memory");
     (void)madvise(page, page_size(), MADV_WIPEONFORK);
     ctx->ours = page;
-    *ctx->ours = 1;
+    *ctx->ours = WI_OURS;
     return WEIR_OK;
 }
 

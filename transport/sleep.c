@@ -89,8 +89,11 @@ void wi_sleep_fini(struct weir_ctx *ctx)
 
 weir_status weir_ctx_watch(weir_ctx *ctx, int fd)
 {
+    weir_status status = wi_process_check(ctx, "weir_ctx_watch");
+    if (status != WEIR_OK)
+        return status;
     wi_ctx_lock(ctx);
-    weir_status status = watch(ctx, fd);
+    status = watch(ctx, fd);
     if (status == WEIR_OK) {
         ctx->watched++;
         ctx->stirred = true; /* who sleeps on memory does not see the descriptor */
@@ -101,6 +104,8 @@ weir_status weir_ctx_watch(weir_ctx *ctx, int fd)
 
 void weir_ctx_unwatch(weir_ctx *ctx, int fd)
 {
+    if (wi_in_child(ctx)) /* the set of descriptors is the parent's as well */
+        return;
     wi_ctx_lock(ctx);
     if (epoll_ctl(ctx->epoll_fd, EPOLL_CTL_DEL, fd, NULL) == 0 && ctx->watched > 0)
         ctx->watched--;
@@ -307,6 +312,8 @@ static void stay_awake(struct weir_ctx *ctx)
 
 void weir_ctx_wait_begin(weir_ctx *ctx)
 {
+    if (wi_in_child(ctx))
+        return;
     wi_ctx_lock(ctx);
     stay_awake(ctx);
     ctx->idle_since_ns = ctx->last_block_ns = wi_now_ns();

@@ -8,6 +8,9 @@
  *
  * Threads: one thread at a time uses a weir_boot, except weir_boot_check(), weir_boot_fail(), weir_boot_attend() and
  * weir_boot_unattend(), which any thread may call, and what weir_boot_exchange() returns.
+ *
+ * Fork: a child of a rank is none itself. The calls that return a weir_status return WEIR_ERR_INVALID there, the others
+ * do nothing: what a child does, and its end, is no news to the job.
  */
 #ifndef WEIR_BOOTSTRAP_H
 #define WEIR_BOOTSTRAP_H

@@ -16,10 +16,12 @@
  * WEIR_CTX_MULTI: then every function here may be called by any number of threads at once, except the destroy and close
  * calls, which need the object to be out of use.
  *
- * Fork. A child after fork() must not use its parent's contexts: it may exec, exit, read pool memory (which it shares
- * with its parent), or make a context of its own. Calls that make, connect, wait or receive return WEIR_ERR_INVALID there, the
- * destroy and close calls do nothing, weir_progress() returns 0. The operations (weir_put() and the like) do not look, to
- * stay fast: a child must not post any. Detected on Linux 4.14 or later.
+ * Fork. Contexts, and all that was made from them, are not a child's after fork(). Every call that returns a weir_status
+ * returns WEIR_ERR_INVALID there, the operations too; the destroy, close and free calls do nothing, weir_progress() returns
+ * 0, so a child may also exit as its parent would. (Linux before 4.14 does not tell children; they must know.) Memory of the
+ * user is as without Weir: the child has a copy, which it may read and write. (On Linux before 5.12 memory that the parent
+ * has registered over verbs is not there in the child.) Memory of pools is shared: what a child writes there, the parent
+ * and its peers see. A child may make a context of its own, except over UCX while the parent has one.
  *
  * Bounds. No call blocks longer than WEIR_TIMEOUT (default 30 s) or the bound it was given. An endpoint whose peer
  * stops answering fails within WEIR_TIMEOUT: its outstanding operations complete with an error.

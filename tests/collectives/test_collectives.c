@@ -535,6 +535,53 @@ static void case_kill(struct job *job)
     buffer_free(job, &buf, 400000);
 }
 
+static bool told_of_fork(weir_status status)
+{
+    return status == WEIR_ERR_INVALID && strstr(weir_last_error(), "forked");
+}
+
+/* All that a child of a rank may try with what it has of its parent. */
+static void try_in_child(struct job *job)
+{
+    size_t len = 1;
+    char byte = 0;
+    float one = 1;
+    weir_comm *comm;
+    alarm(60);
+    CHECK(told_of_fork(weir_allreduce(job->comm, &one, &one, 1, WEIR_F32, WEIR_SUM)));
+    CHECK(told_of_fork(weir_broadcast(job->comm, &one, 1, WEIR_F32, 0)));
+    CHECK(told_of_fork(weir_barrier(job->comm)));
+    CHECK(told_of_fork(weir_boot_put(job->boot, "child", "", 1)));
+    CHECK(told_of_fork(weir_boot_get(job->boot, "child", &byte, &len, 100)));
+    CHECK(told_of_fork(weir_boot_barrier(job->boot, "child", NULL, 0)));
+    CHECK(told_of_fork(weir_boot_check(job->boot)));
+    CHECK(weir_comm_create(job->ctx, job->boot, NULL, &comm) != WEIR_OK);
+    weir_boot_unattend(job->boot, weir_ctx_attend, job->ctx);
+    weir_boot_fail(job->boot, WEIR_ERR_JOB_FAILED, "a child has failed the job");
+    weir_comm_destroy(job->comm);
+    weir_ctx_destroy(job->ctx);
+    weir_boot_destroy(job->boot);
+    _exit(0);
+}
+
+/* Children of all ranks do what they can, and the job goes on. */
+static void case_fork(struct job *job)
+{
+    const struct shape shapes[] = {{7, WEIR_F32, false, POOL, POOL}, {100000, WEIR_F32, true, ORDINARY, ORDINARY}};
+    for (int i = 0; i < 10; i++) {
+        int result;
+        fflush(NULL);
+        pid_t pid = fork();
+        if (pid == 0)
+            try_in_child(job);
+        CHECK(pid > 0);
+        one_sum(job, job->comm, &shapes[i % 2]);
+        CHECK(waitpid(pid, &result, 0) == pid && result == 0);
+        CHECK_OK(weir_boot_check(job->boot));
+    }
+    CHECK_OK(weir_barrier(job->comm));
+}
+
 /* One rank does not come: the wait of the others ends, and the sentence says whom they waited for. */
 static void case_absent(struct job *job)
 {
@@ -606,6 +653,7 @@ static const struct entry entries[] = {
     {"other_barrier", case_other_barrier, 2, NULL},
     {"damaged", case_damaged, 2, NULL},
     {"false_offers", case_false_offers, 2, NULL},
+    {"fork", case_fork, 1, NULL},
     {"kill", case_kill, 2, "10s"},
     {"absent", case_absent, 2, "4s"},
     {"stopped", case_stopped, 2, "4s"},

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <sys/wait.h>
 
 #include <cmocka.h>
 
@@ -406,6 +407,52 @@ static void test_registered_anew(void **state)
     assert_true(scenario_run(&(struct scenario){1, 2, 0, registered_anew, NULL, -1}));
 }
 
+static void try_in_child(struct rank *rank, weir_ps_table *table)
+{
+    float weights[1000] = {0};
+    weir_ps_stats stats;
+    alarm(60);
+    EXPECT_STATUS(WEIR_ERR_INVALID, weir_ps_push(table, weights));
+    EXPECT(strstr(weir_last_error(), "forked"));
+    EXPECT_STATUS(WEIR_ERR_INVALID, weir_ps_pull(table, weights));
+    EXPECT_STATUS(WEIR_ERR_INVALID, weir_ps_push_pull(table, weights, weights));
+    EXPECT_STATUS(WEIR_ERR_INVALID, weir_ps_init(table, weights));
+    EXPECT_STATUS(WEIR_ERR_INVALID, weir_ps_barrier(rank->client));
+    weir_ps_client_query(rank->client, &stats);
+    weir_ps_client_destroy(rank->client);
+    _exit(0);
+}
+
+/* Children of workers do what they can, and the table is as if they had not. */
+static void with_children(struct rank *rank)
+{
+    enum { COUNT = 1000 };
+    weir_ps_table *table = open_table(rank, "t", COUNT, WEIR_PS_BSP);
+    float ones[COUNT], weights[COUNT];
+    for (int i = 0; i < COUNT; i++)
+        ones[i] = 1.0f;
+    for (int i = 0; i < 10; i++) {
+        int result;
+        fflush(NULL);
+        pid_t pid = fork();
+        EXPECT(pid >= 0);
+        if (pid == 0)
+            try_in_child(rank, table);
+        EXPECT_STATUS(WEIR_OK, weir_ps_push_pull(table, ones, weights));
+        EXPECT(waitpid(pid, &result, 0) == pid && result == 0);
+        for (int k = 0; k < COUNT; k++)
+            EXPECT(weights[k] == weights[0]);
+    }
+    EXPECT(weights[0] == -0.5f * 10);
+    EXPECT_STATUS(WEIR_OK, weir_ps_barrier(rank->client));
+}
+
+static void test_children(void **state)
+{
+    (void)state;
+    assert_true(scenario_run(&(struct scenario){2, 1, 0, with_children, NULL, -1}));
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -413,6 +460,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_opposite_orders), cmocka_unit_test(test_two_threads),
         cmocka_unit_test(test_two_threads_bsp), cmocka_unit_test(test_many_threads),
         cmocka_unit_test(test_shards),          cmocka_unit_test(test_registered_anew),
+        cmocka_unit_test(test_children),
     };
     slow = argc > 1 && strcmp(argv[1], "slow") == 0;
     if (slow)

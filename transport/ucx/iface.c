@@ -46,7 +46,9 @@ static weir_status make_context(ucp_context_h *context)
 static weir_status ucx_probe(void)
 {
     ucp_context_h context;
-    weir_status status = make_context(&context);
+    weir_status status = wi_ucx_process_check();
+    if (status == WEIR_OK)
+        status = make_context(&context);
     if (status == WEIR_OK)
         ucp_cleanup(context);
     return status;
@@ -126,6 +128,7 @@ static weir_status ucx_open(const struct wi_iface_params *params, struct wi_ifac
     iface->base.params = *params;
     iface->base.wakes_on_signal = true;
     iface->event_fd = -1;
+    wi_ucx_process_begin();
     wi_ucx_list_init(&iface->links);
     snprintf(iface->base.device, sizeof(iface->base.device), "ucx");
     weir_status status = WEIR_OK;
@@ -193,6 +196,7 @@ static void ucx_close(struct wi_iface *base)
     free(iface->regions.entries);
     free(iface->base.signals);
     free(iface);
+    wi_ucx_process_end();
 }
 
 static weir_status ucx_address(struct wi_iface *iface, void *buf, size_t *len)

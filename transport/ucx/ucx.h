@@ -232,6 +232,12 @@ struct wi_ucx_rkey {
     unsigned char blob[];
 };
 
+/* ---- process.c ---- */
+weir_status wi_ucx_process_check(void);   /* WEIR_ERR_UNSUPPORTED in a child after fork() where UCX does not work */
+void wi_ucx_process_begin(void);          /* an interface is made */
+void wi_ucx_process_end(void);            /* and has gone */
+bool wi_ucx_fork_copies_registered(void); /* the kernel gives children copies of registered pages */
+
 /* ---- settings.c ---- */
 weir_status wi_ucx_settings(ucp_config_t **config);              /* the user's, completed with ours */
 void wi_ucx_settings_done(void);                                 /* the context is made */

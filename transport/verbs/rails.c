@@ -103,6 +103,22 @@ static weir_status open_several(const struct wi_iface_params *params, struct ver
     return WEIR_OK;
 }
 
+/*
+ * Before anything is registered. Writing to a page that a child shares gives the writer another one, and leaves the old
+ * one to the device. Linux copies registered pages for children instead, from 5.12 on; where it does not, libibverbs
+ * takes them away from children, who crash when they touch them: not to be asked for without need.
+ */
+static void mind_forks(void)
+{
+    if (ibv_is_fork_initialized() != IBV_FORK_DISABLED)
+        return;
+    int error = ibv_fork_init();
+    if (error)
+        wi_warn("verbs: a fork() can corrupt what is sent from registered memory: %s", strerror(error));
+    else
+        wi_info("verbs: registered memory is not there in children after fork(), as this kernel does not copy it");
+}
+
 weir_status wi_verbs_open(const struct wi_iface_params *params, struct wi_iface **out)
 {
     struct verbs_choice choices[WI_VERBS_RAILS_MAX];
@@ -123,10 +139,7 @@ weir_status wi_verbs_open(const struct wi_iface_params *params, struct wi_iface 
     if (!signals)
         return wi_error(WEIR_ERR_NO_MEMORY, "verbs: out of memory");
     memset(signals, 0, size);
-    /* Before anything is registered: a process that forks keeps its registered memory to itself. */
-    int error = ibv_fork_init();
-    if (error)
-        wi_debug("verbs: fork support: %s", strerror(error));
+    mind_forks();
     struct verbs_iface *one = NULL;
     if (count > 1)
         status = open_several(params, choices, count, signals, out);
