@@ -1,7 +1,12 @@
 #include "harness.h"
 
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h>
 
 static double scale(void)
 {
@@ -19,6 +24,18 @@ int rounds(int usual, int least)
 bool transport_is(const char *name)
 {
     return strcmp(transport_name(), name) == 0;
+}
+
+bool suite_may_run(int argc, char **argv)
+{
+    setenv("WEIR_TRANSPORT", "shm", 0);
+    if (!transport_is("shm"))
+        setenv("WEIR_INTRANODE", "off", 1);
+    if (transport_is_missing())
+        return false;
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    return true;
 }
 
 void barrier_with(struct rank *r, unsigned mask)

@@ -76,6 +76,9 @@ bool transport_is(const char *name);
 /* Prints "skipped: why" and returns true where the transport cannot be used. To be called in the parent. */
 bool transport_is_missing(void);
 
+/* At the start of a suite's main: settles transport and filter (the only argument); false if the suite is skipped. */
+bool suite_may_run(int argc, char **argv);
+
 void check_failed(const struct rank *r, const char *file, int line, const char *what, weir_status status)
     __attribute__((noreturn));
 

@@ -354,12 +354,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_renewed),
         cmocka_unit_test(test_memlock),
     };
-    setenv("WEIR_TRANSPORT", "shm", 0);
-    if (!transport_is("shm"))
-        setenv("WEIR_INTRANODE", "off", 1);
-    if (transport_is_missing())
+    if (!suite_may_run(argc, argv))
         return 77;
-    if (argc > 1)
-        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests_name(transport_name(), tests, NULL, NULL);
 }

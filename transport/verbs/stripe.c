@@ -160,6 +160,21 @@ static weir_status keys_ready(struct rails_ep *ep, struct weir_rkey *rkey)
 
 /* ---- Operations -------------------------------------------------------------------------------------------------- */
 
+/* One that is long enough for all rails. */
+static weir_status put_or_get(struct rails_ep *ep, enum verbs_kind kind, const void *local, struct wi_mr *mr, size_t len,
+                              uint64_t remote_addr, struct weir_rkey *rkey, weir_comp *comp)
+{
+    weir_status ready = keys_ready(ep, rkey);
+    if (ready != WEIR_OK || !plan_begin(ep, comp))
+        return ready != WEIR_OK ? ready : WEIR_ERR_AGAIN;
+    ep->plan.mr = mr;
+    ep->plan.rkey = rkey;
+    cut(ep, kind, local, len, remote_addr);
+    if (kind == VERBS_PUT)
+        ep->dirty |= ep->plan.todo & ~(1u << ep->main);
+    return plan_post(ep);
+}
+
 weir_status wi_rails_put(struct weir_ep *base, const void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
                          struct weir_rkey *rkey, weir_comp *comp)
 {
@@ -171,14 +186,7 @@ weir_status wi_rails_put(struct weir_ep *base, const void *local, struct wi_mr *
         return wi_rails_ep_failed(ep, main);
     if (!is_striped(ep, mr, len))
         return wi_verbs_put(&main->base, local, mr_of(mr, ep->main), len, remote_addr, key_of(rkey, ep->main), comp);
-    weir_status ready = keys_ready(ep, rkey);
-    if (ready != WEIR_OK || !plan_begin(ep, comp))
-        return ready != WEIR_OK ? ready : WEIR_ERR_AGAIN;
-    ep->plan.mr = mr;
-    ep->plan.rkey = rkey;
-    cut(ep, VERBS_PUT, local, len, remote_addr);
-    ep->dirty |= ep->plan.todo & ~(1u << ep->main);
-    return plan_post(ep);
+    return put_or_get(ep, VERBS_PUT, local, mr, len, remote_addr, rkey, comp);
 }
 
 weir_status wi_rails_get(struct weir_ep *base, void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
@@ -192,13 +200,7 @@ weir_status wi_rails_get(struct weir_ep *base, void *local, struct wi_mr *mr, si
         return wi_rails_ep_failed(ep, main);
     if (!is_striped(ep, mr, len))
         return wi_verbs_get(&main->base, local, mr_of(mr, ep->main), len, remote_addr, key_of(rkey, ep->main), comp);
-    weir_status ready = keys_ready(ep, rkey);
-    if (ready != WEIR_OK || !plan_begin(ep, comp))
-        return ready != WEIR_OK ? ready : WEIR_ERR_AGAIN;
-    ep->plan.mr = mr;
-    ep->plan.rkey = rkey;
-    cut(ep, VERBS_GET, local, len, remote_addr);
-    return plan_post(ep);
+    return put_or_get(ep, VERBS_GET, local, mr, len, remote_addr, rkey, comp);
 }
 
 /* A signal behind one that waits for tokens waits at the target: not too many of them. */
