@@ -41,4 +41,11 @@ static inline void wi_list_remove(struct wi_list *link)
     wi_list_init(link);
 }
 
+/* Moves all that `from` holds to `to`, which need not be initialised; `from` is empty then. */
+static inline void wi_list_take(struct wi_list *to, struct wi_list *from)
+{
+    wi_list_append(from, to); /* it takes the place of the head when that leaves */
+    wi_list_remove(from);
+}
+
 #endif

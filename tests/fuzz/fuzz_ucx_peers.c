@@ -247,16 +247,15 @@ static void progress(void)
     ucp_worker_progress(NULL);
     if (iface->request_count)
         wi_ucx_conn_accept(iface);
-    struct wi_ucx_link *link = iface->todo;
-    iface->todo = NULL;
-    while (link) {
-        struct wi_ucx_link *next = link->todo_next;
-        link->todo = false;
+    struct wi_list now;
+    wi_list_take(&now, &iface->todo);
+    while (!wi_list_empty(&now)) {
+        struct wi_ucx_link *link = WI_UCX_CONTAINER(now.next, struct wi_ucx_link, todo);
+        wi_list_remove(&link->todo);
         if (link->initiator)
             wi_ucx_ep_serve(WI_UCX_CONTAINER(link, struct wi_ucx_ep, link));
         else
             wi_ucx_conn_serve(WI_UCX_CONTAINER(link, struct wi_ucx_conn, link));
-        link = next;
     }
 }
 
@@ -264,7 +263,7 @@ static void progress(void)
 static uint64_t token_of(struct bytes_of *input, bool initiator)
 {
     unsigned at = take_byte(input) % 4;
-    for (struct wi_ucx_list *node = iface->links.next; node != &iface->links; node = node->next) {
+    for (struct wi_list *node = iface->links.next; node != &iface->links; node = node->next) {
         struct wi_ucx_link *link = WI_UCX_CONTAINER(node, struct wi_ucx_link, node);
         if (link->initiator == initiator && at-- == 0)
             return link->token;
@@ -457,7 +456,9 @@ static void begin(struct bytes_of *input)
         iface->base.params.signals = 16;
         iface->base.signals = calloc(16, sizeof(uint64_t));
         iface->instance = 12345;
-        wi_ucx_list_init(&iface->links);
+        wi_list_init(&iface->links);
+        wi_list_init(&iface->todo);
+        wi_list_init(&iface->clocked);
         check(wi_ucx_pools_init(iface) == WEIR_OK && wi_ucx_messages_init(iface) == WEIR_OK);
     }
     region = malloc(REGION);
@@ -484,7 +485,7 @@ static void end(void)
     for (int i = 0; i < EPS; i++)
         if (eps[i])
             wi_ucx_ep_close(eps[i]);
-    while (!wi_ucx_list_empty(&iface->links))
+    while (!wi_list_empty(&iface->links))
         wi_ucx_conn_free(WI_UCX_CONTAINER(iface->links.next, struct wi_ucx_conn, link.node));
     for (int i = 0; i < 1000 && request_count > 0; i++)
         ucp_worker_progress(NULL);
@@ -495,7 +496,7 @@ static void end(void)
     while (wi_ucx_msg_peek(&iface->base))
         wi_ucx_msg_pop(&iface->base);
     iface->request_count = 0; /* rejected */
-    check(!iface->todo);
+    check(wi_list_empty(&iface->todo) && wi_list_empty(&iface->clocked) && iface->conns.count == 0);
     free(region);
     free(target);
 }

@@ -22,14 +22,14 @@ weir_status wi_ucx_emulate_put(struct wi_ucx_ep *ep, const void *local, size_t l
     ep->unacked = true;
     slot->payload = local;
     slot->payload_len = len;
-    if (len <= ep->piece && wi_ucx_list_empty(&ep->deferred))
+    if (len <= ep->piece && wi_list_empty(&ep->deferred))
         return wi_ucx_am_post(slot);
     slot->number = 0; /* no fence: all is in one lane */
     slot->len = len;
     slot->moved = 0;
     wi_ucx_slot_count(slot);
-    wi_ucx_list_remove(&slot->node);
-    wi_ucx_list_append(&ep->deferred, &slot->node);
+    wi_list_remove(&slot->node);
+    wi_list_append(&ep->deferred, &slot->node);
     wi_ucx_deferred_serve(ep);
     return WEIR_OK;
 }
@@ -69,8 +69,8 @@ void wi_ucx_pieces_post(struct wi_ucx_ep *ep, struct wi_ucx_slot *put)
             wi_ucx_todo(&ep->link);
         return;
     }
-    wi_ucx_list_remove(&put->node);
-    wi_ucx_list_append(&ep->link.slots, &put->node);
+    wi_list_remove(&put->node);
+    wi_list_append(&ep->link.slots, &put->node);
     if (put->pieces == 0)
         wi_ucx_slot_end(put, put->status);
 }
@@ -93,8 +93,8 @@ weir_status wi_ucx_ask(struct wi_ucx_ep *ep, enum wi_ucx_am id, void *local, siz
     slot->len = len;
     slot->moved = 0;
     wi_ucx_slot_count(slot);
-    wi_ucx_list_remove(&slot->node);
-    wi_ucx_list_append(&ep->questions, &slot->node);
+    wi_list_remove(&slot->node);
+    wi_list_append(&ep->questions, &slot->node);
     return WEIR_OK;
 }
 
@@ -102,7 +102,7 @@ weir_status wi_ucx_ask(struct wi_ucx_ep *ep, enum wi_ucx_am id, void *local, siz
 static struct wi_ucx_slot *question_of(struct wi_ucx_ep *ep, const struct wi_ucx_reply *reply)
 {
     struct wi_ucx_slot *slot = (struct wi_ucx_slot *)(void *)ep->questions.next;
-    if (!wi_ucx_list_empty(&ep->questions) && slot->asked == reply->number)
+    if (!wi_list_empty(&ep->questions) && slot->asked == reply->number)
         return slot;
     wi_ucx_link_end(&ep->link, WEIR_ERR_PROTOCOL, UCS_ERR_OUT_OF_RANGE);
     return NULL;
@@ -112,7 +112,7 @@ static void answered(struct wi_ucx_ep *ep, struct wi_ucx_slot *slot, weir_status
 {
     ep->answered++;
     wi_ucx_slot_end(slot, status);
-    if (!wi_ucx_list_empty(&ep->flushes))
+    if (!wi_list_empty(&ep->flushes))
         wi_ucx_todo(&ep->link);
 }
 

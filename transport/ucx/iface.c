@@ -129,7 +129,9 @@ static weir_status ucx_open(const struct wi_iface_params *params, struct wi_ifac
     iface->base.wakes_on_signal = true;
     iface->event_fd = -1;
     wi_ucx_process_begin();
-    wi_ucx_list_init(&iface->links);
+    wi_list_init(&iface->links);
+    wi_list_init(&iface->todo);
+    wi_list_init(&iface->clocked);
     snprintf(iface->base.device, sizeof(iface->base.device), "ucx");
     weir_status status = WEIR_OK;
     if (getrandom(&iface->instance, sizeof(iface->instance), 0) != (ssize_t)sizeof(iface->instance))
@@ -161,7 +163,7 @@ static void close_connections(struct wi_ucx_iface *iface)
     for (unsigned i = 0; i < iface->request_count; i++)
         ucp_listener_reject(iface->listener, iface->requests[i]);
     iface->request_count = 0;
-    while (!wi_ucx_list_empty(&iface->links)) /* the initiators' are closed by now */
+    while (!wi_list_empty(&iface->links)) /* the initiators' are closed by now */
         wi_ucx_conn_free(WI_UCX_CONTAINER(iface->links.next, struct wi_ucx_conn, link.node));
     for (int turn = 0; turn < CLOSE_TURNS && ucp_worker_progress(iface->worker); turn++)
         ;
@@ -192,6 +194,7 @@ static void ucx_close(struct wi_iface *base)
         free(message);
     }
     wi_ucx_pools_fini(iface);
+    wi_map_fini(&iface->conns);
     free(iface->tokens.entries);
     free(iface->regions.entries);
     free(iface->base.signals);
@@ -210,18 +213,11 @@ static weir_status ucx_address(struct wi_iface *iface, void *buf, size_t *len)
 static unsigned serve_links(struct wi_ucx_iface *iface)
 {
     unsigned served = 0;
-    struct wi_ucx_link *last = NULL; /* the list runs from the newest to the oldest */
-    for (struct wi_ucx_link *link = iface->todo, *next; link; link = next) {
-        next = link->todo_next;
-        link->todo_next = last;
-        last = link;
-    }
-    iface->todo = NULL;
-    while (last) {
-        struct wi_ucx_link *link = last;
-        last = link->todo_next;
-        link->todo = false;
-        served++;
+    struct wi_list now;
+    wi_list_take(&now, &iface->todo);
+    for (; !wi_list_empty(&now); served++) {
+        struct wi_ucx_link *link = WI_UCX_CONTAINER(now.next, struct wi_ucx_link, todo);
+        wi_list_remove(&link->todo);
         if (link->initiator)
             wi_ucx_ep_serve(WI_UCX_CONTAINER(link, struct wi_ucx_ep, link));
         else
@@ -236,11 +232,14 @@ static void watch_links(struct wi_ucx_iface *iface)
     if (now_ns - iface->watch_ns < WATCH_NS)
         return;
     iface->watch_ns = now_ns;
-    iface->clocks = wi_ucx_silence_watch(iface, now_ns);
-    for (struct wi_ucx_list *node = iface->links.next; node != &iface->links; node = node->next) {
-        struct wi_ucx_link *link = WI_UCX_CONTAINER(node, struct wi_ucx_link, node);
-        iface->clocks |= link->initiator ? wi_ucx_ep_watch(WI_UCX_CONTAINER(link, struct wi_ucx_ep, link), now_ns)
-                                         : wi_ucx_conn_watch(WI_UCX_CONTAINER(link, struct wi_ucx_conn, link), now_ns);
+    wi_ucx_silence_watch(iface, now_ns);
+    for (struct wi_list *node = iface->clocked.next, *next; node != &iface->clocked; node = next) {
+        struct wi_ucx_link *link = WI_UCX_CONTAINER(node, struct wi_ucx_link, clock);
+        bool runs = link->initiator ? wi_ucx_ep_watch(WI_UCX_CONTAINER(link, struct wi_ucx_ep, link), now_ns)
+                                    : wi_ucx_conn_watch(WI_UCX_CONTAINER(link, struct wi_ucx_conn, link), now_ns);
+        next = node->next;
+        if (!runs)
+            wi_list_remove(node);
     }
 }
 
@@ -250,9 +249,9 @@ static unsigned ucx_progress(struct wi_iface *base)
     unsigned events = ucp_worker_progress(iface->worker);
     if (iface->request_count)
         wi_ucx_conn_accept(iface);
-    if (iface->clocks)
+    if (!wi_list_empty(&iface->clocked) || iface->silence_looks > 0)
         watch_links(iface);
-    if (iface->todo)
+    if (!wi_list_empty(&iface->todo))
         events += serve_links(iface);
     return events;
 }
@@ -267,7 +266,7 @@ static int ucx_event_fd(struct wi_iface *iface)
 static weir_status ucx_arm(struct wi_iface *base)
 {
     struct wi_ucx_iface *iface = ucx_iface(base);
-    if (iface->todo || iface->request_count)
+    if (!wi_list_empty(&iface->todo) || iface->request_count)
         return WEIR_ERR_AGAIN;
     ucs_status_t status = ucp_worker_arm(iface->worker);
     if (status == UCS_ERR_BUSY)

@@ -86,7 +86,7 @@ static weir_status connect_next(struct wi_ucx_ep *ep)
             ep->target_undecided = false;
             ep->target = 0;
             ep->again_ns = now_ns + doubled(PAUSE_NS, ep->rounds++);
-            ep->link.iface->clocks = true;
+            wi_ucx_clock(&ep->link);
             return WEIR_OK;
         }
         status = connect_to(ep, &ep->targets[ep->target++]);
@@ -116,9 +116,9 @@ weir_status wi_ucx_ep_create(struct wi_iface *base, const void *address, size_t 
     ep->base.iface = base;
     ep->base.ops = base->ops;
     ep->stream = iface->next_stream++;
-    wi_ucx_list_init(&ep->deferred);
-    wi_ucx_list_init(&ep->flushes);
-    wi_ucx_list_init(&ep->questions);
+    wi_list_init(&ep->deferred);
+    wi_list_init(&ep->flushes);
+    wi_list_init(&ep->questions);
     weir_status status = wi_ucx_link_init(&ep->link, iface, true);
     if (status != WEIR_OK) {
         free(ep);
@@ -138,8 +138,7 @@ weir_status wi_ucx_ep_connect(struct weir_ep *base)
 {
     struct wi_ucx_ep *ep = WI_UCX_CONTAINER(base, struct wi_ucx_ep, base);
     ep->begin_ns = wi_now_ns();
-    ep->link.iface->clocks = true;
-    ep->begin_ns = wi_now_ns();
+    wi_ucx_clock(&ep->link);
     return connect_next(ep);
 }
 
@@ -154,9 +153,9 @@ void wi_ucx_ep_query(const struct weir_ep *base, weir_ep_attr *attr)
 }
 
 /* Ends what waits in a list of ours; what UCX still has, whole or in pieces, ends when UCX gives it back. */
-static void end_list(struct wi_ucx_list *list, weir_status status)
+static void end_list(struct wi_list *list, weir_status status)
 {
-    while (!wi_ucx_list_empty(list)) {
+    while (!wi_list_empty(list)) {
         struct wi_ucx_slot *slot = (struct wi_ucx_slot *)(void *)list->next;
         bool in_pieces = slot->id == WI_UCX_AM_PUT && slot->pieces > 0;
         if (!slot->posted && !in_pieces) {
@@ -166,8 +165,8 @@ static void end_list(struct wi_ucx_list *list, weir_status status)
         if (in_pieces)
             slot->len = slot->moved;
         slot->status = status;
-        wi_ucx_list_remove(&slot->node);
-        wi_ucx_list_append(&slot->link->slots, &slot->node);
+        wi_list_remove(&slot->node);
+        wi_list_append(&slot->link->slots, &slot->node);
     }
 }
 
@@ -187,7 +186,7 @@ static void end_all(struct wi_ucx_ep *ep, weir_status status)
     wi_ucx_link_close(link);
     end_waiting(ep, status);
     uint64_t until_ns = wi_now_ns() + LINGER_NS;
-    while (!wi_ucx_list_empty(&link->slots) && wi_now_ns() < until_ns)
+    while (!wi_list_empty(&link->slots) && wi_now_ns() < until_ns)
         ucp_worker_progress(link->iface->worker);
     wi_ucx_link_abandon(link, status);
 }
@@ -294,7 +293,7 @@ bool wi_ucx_ep_watch(struct wi_ucx_ep *ep, uint64_t now_ns)
     if (link->status != WEIR_OK) {
         if (now_ns - link->ended_ns > LINGER_NS)
             wi_ucx_link_abandon(link, link->status);
-        return !wi_ucx_list_empty(&link->slots);
+        return !wi_list_empty(&link->slots);
     }
     if (ep->base.ready || !ep->base.started)
         return false;

@@ -55,7 +55,7 @@ struct wi_ucx_slot *wi_ucx_slot_get(struct wi_ucx_link *link, weir_comp *comp)
     slot->pieces = 0;
     slot->payload = NULL;
     slot->whole = NULL;
-    wi_ucx_list_append(&link->slots, &slot->node);
+    wi_list_append(&link->slots, &slot->node);
     return slot;
 }
 
@@ -107,13 +107,13 @@ void wi_ucx_slot_end(struct wi_ucx_slot *slot, weir_status status)
     bool piece = whole || (!link->initiator && slot->id == WI_UCX_AM_DATA);
     if (status != WEIR_OK && link->status != WEIR_OK)
         status = link->status;
-    wi_ucx_list_remove(&slot->node);
+    wi_list_remove(&slot->node);
     if (slot->counted)
         wi_comp_end(slot->comp, status);
     wi_ucx_slot_put(slot);
     if (piece)
         piece_end(link, whole, status);
-    if (link->status != WEIR_OK && wi_ucx_list_empty(&link->slots))
+    if (link->status != WEIR_OK && wi_list_empty(&link->slots))
         wi_ucx_todo(link);
 }
 
@@ -153,37 +153,43 @@ weir_status wi_ucx_slot_started(struct wi_ucx_slot *slot, ucs_status_ptr_t resul
 
 /* ---- Links ---- */
 
-/* Finds a place in the table; doubles it when it is full. */
-weir_status wi_ucx_table_enter(struct wi_ucx_table *table, void *object, uint64_t *number)
+/* Twice as many places; the new ones are free, in order. */
+static weir_status table_grow(struct wi_ucx_table *table)
 {
-    uint64_t random;
-    if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
-        return wi_error(WEIR_ERR_IO, "UCX: no random number: %s", strerror(errno));
-    for (uint32_t i = 0; i < table->size; i++) {
-        uint32_t at = (table->next + i) % table->size;
-        if (table->entries[at].object)
-            continue;
-        *number = (random & ~(uint64_t)(WI_UCX_TABLE_MAX - 1)) | at;
-        table->entries[at] = (struct wi_ucx_entry){*number, object};
-        table->next = at + 1;
-        return WEIR_OK;
-    }
     uint32_t size = table->size ? table->size * 2 : 64;
     if (size > WI_UCX_TABLE_MAX)
         return wi_error(WEIR_ERR_LIMIT, "UCX: more than %u connections or regions", WI_UCX_TABLE_MAX);
     struct wi_ucx_entry *entries = realloc(table->entries, size * sizeof(*entries));
     if (!entries)
         return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for %u connections or regions", size);
-    memset(entries + table->size, 0, (size - table->size) * sizeof(*entries));
+    for (uint32_t at = table->size; at < size; at++)
+        entries[at] = (struct wi_ucx_entry){.number = at + 1};
     table->entries = entries;
-    table->next = table->size;
+    table->free = table->size;
     table->size = size;
-    return wi_ucx_table_enter(table, object, number);
+    return WEIR_OK;
+}
+
+weir_status wi_ucx_table_enter(struct wi_ucx_table *table, void *object, uint64_t *number)
+{
+    uint64_t random;
+    if (getrandom(&random, sizeof(random), 0) != (ssize_t)sizeof(random))
+        return wi_error(WEIR_ERR_IO, "UCX: no random number: %s", strerror(errno));
+    weir_status status = table->free == table->size ? table_grow(table) : WEIR_OK;
+    if (status != WEIR_OK)
+        return status;
+    uint32_t at = table->free;
+    table->free = (uint32_t)table->entries[at].number;
+    *number = (random & ~(uint64_t)(WI_UCX_TABLE_MAX - 1)) | at;
+    table->entries[at] = (struct wi_ucx_entry){*number, object};
+    return WEIR_OK;
 }
 
 void wi_ucx_table_remove(struct wi_ucx_table *table, uint64_t number)
 {
-    table->entries[number % WI_UCX_TABLE_MAX].object = NULL;
+    uint32_t at = number % WI_UCX_TABLE_MAX;
+    table->entries[at] = (struct wi_ucx_entry){.number = table->free};
+    table->free = at;
 }
 
 /* NULL: no such object, or no more. Numbers come from peers. */
@@ -197,10 +203,12 @@ weir_status wi_ucx_link_init(struct wi_ucx_link *link, struct wi_ucx_iface *ifac
 {
     link->iface = iface;
     link->initiator = initiator;
-    wi_ucx_list_init(&link->slots);
+    wi_list_init(&link->slots);
+    wi_list_init(&link->todo);
+    wi_list_init(&link->clock);
     weir_status status = wi_ucx_table_enter(&iface->tokens, link, &link->token);
     if (status == WEIR_OK)
-        wi_ucx_list_append(&iface->links, &link->node);
+        wi_list_append(&iface->links, &link->node);
     return status;
 }
 
@@ -216,23 +224,12 @@ weir_status wi_ucx_link_rename(struct wi_ucx_link *link)
     return WEIR_OK;
 }
 
-static void todo_remove(struct wi_ucx_link *link)
-{
-    for (struct wi_ucx_link **at = &link->iface->todo; *at; at = &(*at)->todo_next) {
-        if (*at == link) {
-            *at = link->todo_next;
-            break;
-        }
-    }
-    link->todo = false;
-}
-
 /* Takes a closed link out of the interface. */
 void wi_ucx_link_fini(struct wi_ucx_link *link)
 {
-    if (link->todo)
-        todo_remove(link);
-    wi_ucx_list_remove(&link->node);
+    wi_list_remove(&link->todo);
+    wi_list_remove(&link->clock);
+    wi_list_remove(&link->node);
     wi_ucx_table_remove(&link->iface->tokens, link->token);
 }
 
@@ -245,11 +242,14 @@ struct wi_ucx_link *wi_ucx_link_find(struct wi_ucx_iface *iface, uint64_t token,
 
 void wi_ucx_todo(struct wi_ucx_link *link)
 {
-    if (link->todo)
-        return;
-    link->todo = true;
-    link->todo_next = link->iface->todo;
-    link->iface->todo = link;
+    if (wi_list_empty(&link->todo))
+        wi_list_append(&link->iface->todo, &link->todo);
+}
+
+void wi_ucx_clock(struct wi_ucx_link *link)
+{
+    if (wi_list_empty(&link->clock))
+        wi_list_append(&link->iface->clocked, &link->clock);
 }
 
 /* The first cause counts. UCX's endpoint is closed later, outside of its callbacks. */
@@ -260,7 +260,7 @@ void wi_ucx_link_end(struct wi_ucx_link *link, weir_status status, ucs_status_t 
     link->status = status;
     link->cause = cause;
     link->ended_ns = wi_now_ns();
-    link->iface->clocks = true;
+    wi_ucx_clock(link);
     wi_ucx_todo(link);
 }
 
@@ -287,16 +287,16 @@ void wi_ucx_link_close(struct wi_ucx_link *link)
 /* Ends operations that UCX did not give back: it may still do so later, then nobody waits for them. */
 void wi_ucx_link_abandon(struct wi_ucx_link *link, weir_status status)
 {
-    for (struct wi_ucx_list *node = link->slots.next; node != &link->slots; node = node->next)
+    for (struct wi_list *node = link->slots.next; node != &link->slots; node = node->next)
         ((struct wi_ucx_slot *)(void *)node)->whole = NULL; /* which ends with them */
-    while (!wi_ucx_list_empty(&link->slots)) {
+    while (!wi_list_empty(&link->slots)) {
         struct wi_ucx_slot *slot = (struct wi_ucx_slot *)(void *)link->slots.next;
         if (!slot->posted) {
             wi_ucx_slot_end(slot, status);
             continue;
         }
         wi_debug("UCX keeps an operation of a closed endpoint");
-        wi_ucx_list_remove(&slot->node);
+        wi_list_remove(&slot->node);
         wi_comp_end(slot->comp, link->status != WEIR_OK ? link->status : status);
         slot->link = NULL;
     }

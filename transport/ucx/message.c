@@ -98,29 +98,17 @@ static struct wi_ucx_ep *ep_of(struct wi_ucx_link *link)
     return link ? WI_UCX_CONTAINER(link, struct wi_ucx_ep, link) : NULL;
 }
 
-/* The initiator has lost this connection and makes another one: what still comes over it would mix with the new. */
-static void end_earlier(struct wi_ucx_iface *iface, const struct wi_ucx_hello *hello)
-{
-    for (struct wi_ucx_list *node = iface->links.next; node != &iface->links; node = node->next) {
-        struct wi_ucx_link *link = WI_UCX_CONTAINER(node, struct wi_ucx_link, node);
-        if (!link->initiator && conn_of(link)->greeted && conn_of(link)->peer_instance == hello->from &&
-            conn_of(link)->stream == hello->stream)
-            wi_ucx_link_end(link, WEIR_ERR_PEER_GONE, UCS_ERR_CONNECTION_RESET);
-    }
-}
-
 static void greet(struct wi_ucx_conn *conn, const struct wi_ucx_hello *hello)
 {
     struct wi_ucx_iface *iface = conn->link.iface;
     conn->wanted = hello->instance == iface->instance;
     if (conn->wanted && hello->again > 0)
-        end_earlier(iface, hello);
-    conn->greeted = conn->welcome_due = true;
+        wi_ucx_conns_end_earlier(iface, hello);
+    wi_ucx_conn_greeted(conn, hello);
+    conn->welcome_due = true;
     wi_ucx_silence_bound(iface);
     conn->piece = wi_ucx_lanes_piece(conn->link.ucp);
     conn->peer_id = hello->id;
-    conn->peer_instance = hello->from;
-    conn->stream = hello->stream;
     conn->link.peer_token = hello->token;
     wi_ucx_todo(&conn->link);
 }
@@ -135,17 +123,11 @@ static ucs_status_t on_hello(void *arg, const void *header, size_t header_len, v
         (params->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV))
         return UCS_OK;
     memcpy(&hello, data, sizeof(hello));
-    for (struct wi_ucx_list *node = iface->links.next; node != &iface->links; node = node->next) {
-        struct wi_ucx_link *link = WI_UCX_CONTAINER(node, struct wi_ucx_link, node);
-        if (link->initiator || link->ucp != params->reply_ep || conn_of(link)->greeted)
-            continue;
-        if (hello.magic != WI_UCX_MAGIC || hello.version != WI_UCX_VERSION) {
-            wi_ucx_link_end(link, WEIR_ERR_PROTOCOL, UCS_ERR_REJECTED);
-            break;
-        }
-        greet(conn_of(link), &hello);
-        break;
-    }
+    struct wi_ucx_conn *conn = wi_ucx_conn_stranger(iface, params->reply_ep);
+    if (conn && (hello.magic != WI_UCX_MAGIC || hello.version != WI_UCX_VERSION))
+        wi_ucx_link_end(&conn->link, WEIR_ERR_PROTOCOL, UCS_ERR_REJECTED);
+    else if (conn)
+        greet(conn, &hello);
     return UCS_OK;
 }
 

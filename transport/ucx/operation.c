@@ -125,17 +125,17 @@ static void lose_link(struct wi_ucx_ep *ep)
 /* Sends pieces of puts, and what is behind a fence that has ended; starts the fence that the others need. */
 void wi_ucx_deferred_serve(struct wi_ucx_ep *ep)
 {
-    while (!wi_ucx_list_empty(&ep->deferred)) {
+    while (!wi_list_empty(&ep->deferred)) {
         struct wi_ucx_slot *slot = (struct wi_ucx_slot *)(void *)ep->deferred.next;
         if (slot->id == WI_UCX_AM_PUT) {
             wi_ucx_pieces_post(ep, slot);
-            if (!wi_ucx_list_empty(&ep->deferred) && ep->deferred.next == &slot->node)
+            if (!wi_list_empty(&ep->deferred) && ep->deferred.next == &slot->node)
                 return;
             continue;
         }
         if (slot->number <= ep->fence_done) {
-            wi_ucx_list_remove(&slot->node);
-            wi_ucx_list_append(&ep->link.slots, &slot->node);
+            wi_list_remove(&slot->node);
+            wi_list_append(&ep->link.slots, &slot->node);
             if (wi_ucx_am_post(slot) != WEIR_OK)
                 lose_link(ep);
             continue;
@@ -161,14 +161,14 @@ static void send_in_order(struct wi_ucx_ep *ep, enum wi_ucx_am id, const void *d
     struct wi_ucx_slot *slot = wi_ucx_slot_get(&ep->link, NULL);
     wi_ucx_am_fill(slot, id, data, len);
     ep->unacked = id == WI_UCX_AM_SIGNAL;
-    if (!(ep->fenced && behind_puts) && wi_ucx_list_empty(&ep->deferred)) {
+    if (!(ep->fenced && behind_puts) && wi_list_empty(&ep->deferred)) {
         if (wi_ucx_am_post(slot) != WEIR_OK)
             lose_link(ep);
         return;
     }
     slot->number = ep->fenced ? ep->fence_started + 1 : 0; /* the one that runs may have begun before our put */
-    wi_ucx_list_remove(&slot->node);
-    wi_ucx_list_append(&ep->deferred, &slot->node);
+    wi_list_remove(&slot->node);
+    wi_list_append(&ep->deferred, &slot->node);
     wi_ucx_deferred_serve(ep);
 }
 
@@ -208,7 +208,7 @@ static void flush_done(void *request, ucs_status_t status, void *arg)
 
 void wi_ucx_flushes_serve(struct wi_ucx_ep *ep)
 {
-    while (!wi_ucx_list_empty(&ep->flushes)) {
+    while (!wi_list_empty(&ep->flushes)) {
         struct wi_ucx_slot *slot = (struct wi_ucx_slot *)(void *)ep->flushes.next;
         if (slot->posted || slot->number > ep->flush_acked || slot->asked > ep->answered)
             return;
@@ -237,8 +237,8 @@ weir_status wi_ucx_flush(struct weir_ep *base, weir_comp *comp)
     slot->number = ep->flush_asked;
     slot->asked = ep->asked;
     wi_ucx_slot_count(slot);
-    wi_ucx_list_remove(&slot->node);
-    wi_ucx_list_append(&ep->flushes, &slot->node);
+    wi_list_remove(&slot->node);
+    wi_list_append(&ep->flushes, &slot->node);
     wi_ucx_flushes_serve(ep);
     return WEIR_OK;
 }

@@ -13,8 +13,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <ucs/config/global_opts.h>
 #include <ucs/debug/debug.h>
 #include <ucs/debug/log_def.h>
+
+#define ASYNC_MAX_EVENTS "32768" /* takes up 8 bytes each */
 
 /* UCX's last complaint in this thread, to be quoted in our sentence. */
 static _Thread_local char complaint[256];
@@ -47,7 +50,7 @@ static ucs_log_func_rc_t log_line(const char *file, unsigned line, const char *f
     return UCS_LOG_FUNC_RC_STOP;
 }
 
-/* UCX takes over signals of the process when it is loaded, and prints: not in a library's name. */
+/* What is the process's: UCX takes over signals when it is loaded, and prints, not in a library's name. */
 static void tame(void)
 {
     static const int signals[] = {SIGILL, SIGSEGV, SIGBUS, SIGFPE};
@@ -56,6 +59,9 @@ static void tame(void)
             ucs_debug_disable_signal(signals[i]);
     if (!user_set("LOG_LEVEL") && !user_set("LOG_FILE"))
         ucs_log_push_handler(log_line);
+    /* Each connection is an event to a worker, and UCX's 1024 are used up by 500 peers that are connected both ways. */
+    if (!user_set("ASYNC_MAX_EVENTS") && ucs_global_opts_set_value("ASYNC_MAX_EVENTS", ASYNC_MAX_EVENTS) != UCS_OK)
+        wi_info("UCX does not take UCX_ASYNC_MAX_EVENTS=" ASYNC_MAX_EVENTS);
 }
 
 /* `prefix` is that of the transport a setting is of: part of the variable's name, not of UCX's key. */
@@ -182,6 +188,8 @@ weir_status wi_ucx_status(ucs_status_t status)
         return WEIR_ERR_AGAIN;
     case UCS_ERR_NO_MEMORY:
         return WEIR_ERR_NO_MEMORY;
+    case UCS_ERR_EXCEEDS_LIMIT:
+        return WEIR_ERR_LIMIT;
     case UCS_ERR_INVALID_PARAM:
         return WEIR_ERR_INVALID;
     case UCS_ERR_UNSUPPORTED:

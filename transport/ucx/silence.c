@@ -11,22 +11,20 @@
 #include "core/config.h"
 #include "transport/ucx/ucx.h"
 
-#include <arpa/inet.h>
-#include <dirent.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 
 enum {
     LOOKS = 3,      /* a connection's further lanes come a little after it */
-    PAUSE_MS = 100, /* between two looks */
+    PAUSE_MS = 100, /* between two looks, at least */
+    PAUSE_SHARE = 20, /* and so many times what a look has taken */
     USER_TIMEOUT_MIN_MS = 500,
 };
 
-/* How long a connection may be silent. */
+/* How long a connection may be silent, and on which ports we listen. */
 struct patience {
+    const struct wi_ucx_ports *ports;
     int idle_s, pause_s, timeout_ms;
 };
 
@@ -38,16 +36,9 @@ static int option_of(int fd, int level, int option)
 }
 
 /* Our side's port of a TCP socket; 0: it is something else. */
-static uint16_t port_of(int fd)
+static uint16_t tcp_port_of(int fd)
 {
-    struct sockaddr_storage address;
-    socklen_t len = sizeof(address);
-    in_port_t port;
-    if (option_of(fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP ||
-        getsockname(fd, (struct sockaddr *)&address, &len) != 0)
-        return 0;
-    memcpy(&port, (const char *)&address + offsetof(struct sockaddr_in, sin_port), sizeof(port)); /* IPv6: same place */
-    return ntohs(port);
+    return option_of(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP ? wi_ucx_port_of(fd) : 0;
 }
 
 static bool has_port(const struct wi_ucx_ports *ports, uint16_t port)
@@ -58,35 +49,46 @@ static bool has_port(const struct wi_ucx_ports *ports, uint16_t port)
     return false;
 }
 
-void wi_ucx_silence_listeners(struct wi_ucx_ports *ports, const struct wi_ucx_ports *without)
+/* Ports that are listened on, but for those of `without`. */
+struct search {
+    struct wi_ucx_ports *ports;
+    const struct wi_ucx_ports *without;
+};
+
+static void add_listener(int fd, void *arg)
 {
-    DIR *folder = opendir("/proc/self/fd");
-    ports->count = 0;
-    for (struct dirent *entry; folder && (entry = readdir(folder)) && ports->count < WI_UCX_PORTS;) {
-        int fd = atoi(entry->d_name);
-        if (entry->d_name[0] == '.' || option_of(fd, SOL_SOCKET, SO_ACCEPTCONN) != 1)
-            continue;
-        uint16_t port = port_of(fd);
-        if (port && !(without && has_port(without, port)))
-            ports->port[ports->count++] = port;
-    }
-    if (folder)
-        closedir(folder);
+    const struct search *search = arg;
+    struct wi_ucx_ports *ports = search->ports;
+    if (ports->count == WI_UCX_PORTS || option_of(fd, SOL_SOCKET, SO_ACCEPTCONN) != 1)
+        return;
+    uint16_t port = tcp_port_of(fd);
+    if (port && !(search->without && has_port(search->without, port)))
+        ports->port[ports->count++] = port;
 }
 
-static bool is_of_ucx(int fd, const struct wi_ucx_ports *ports, const struct patience *patience)
+void wi_ucx_silence_listeners(struct wi_ucx_ports *ports, const struct wi_ucx_ports *without)
+{
+    struct search search = {ports, without};
+    ports->count = 0;
+    wi_ucx_descriptors(add_listener, &search);
+}
+
+static bool is_of_ucx(int fd, const struct patience *patience)
 {
     if (option_of(fd, IPPROTO_TCP, TCP_USER_TIMEOUT) != 0 || option_of(fd, SOL_SOCKET, SO_ACCEPTCONN) != 0)
         return false; /* not TCP, done already, or a listener */
     if (option_of(fd, SOL_SOCKET, SO_KEEPALIVE) == 1)
         return option_of(fd, IPPROTO_TCP, TCP_KEEPIDLE) == patience->idle_s &&
                option_of(fd, IPPROTO_TCP, TCP_KEEPINTVL) == patience->pause_s;
-    return has_port(ports, port_of(fd));
+    return has_port(patience->ports, tcp_port_of(fd));
 }
 
-static void bound(int fd, const struct patience *patience)
+static void bound(int fd, void *arg)
 {
+    const struct patience *patience = arg;
     int on = 1;
+    if (!is_of_ucx(fd, patience))
+        return;
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience->timeout_ms, sizeof(int));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &patience->idle_s, sizeof(int));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &patience->pause_s, sizeof(int));
@@ -96,34 +98,29 @@ static void bound(int fd, const struct patience *patience)
 static void bound_all(const struct wi_ucx_ports *ports)
 {
     uint64_t timeout_ms = wi_config()->timeout_ns / WI_NS_PER_MS / 4 * 3;
-    const struct patience patience = {
+    struct patience patience = {
+        .ports = ports,
         .idle_s = (int)(wi_ucx_probe_idle_ns() / WI_NS_PER_S),
         .pause_s = (int)(wi_ucx_probe_pause_ns() / WI_NS_PER_S),
         .timeout_ms = timeout_ms < USER_TIMEOUT_MIN_MS ? USER_TIMEOUT_MIN_MS : (int)timeout_ms,
     };
-    DIR *folder = opendir("/proc/self/fd");
-    for (struct dirent *entry; folder && (entry = readdir(folder));) {
-        int fd = atoi(entry->d_name);
-        if (entry->d_name[0] != '.' && is_of_ucx(fd, ports, &patience))
-            bound(fd, &patience);
-    }
-    if (folder)
-        closedir(folder);
+    wi_ucx_descriptors(bound, &patience);
 }
 
 void wi_ucx_silence_bound(struct wi_ucx_iface *iface)
 {
-    if (wi_config_foreign("UCX_TCP_KEEPIDLE") || wi_config_foreign("UCX_TCP_KEEPINTVL"))
-        return;
-    iface->silence_looks = LOOKS;
-    iface->clocks = true;
+    if (!wi_config_foreign("UCX_TCP_KEEPIDLE") && !wi_config_foreign("UCX_TCP_KEEPINTVL"))
+        iface->silence_looks = LOOKS;
 }
 
-bool wi_ucx_silence_watch(struct wi_ucx_iface *iface, uint64_t now_ns)
+/* With thousands of connections a look takes time, and takes a small share of it at most. */
+void wi_ucx_silence_watch(struct wi_ucx_iface *iface, uint64_t now_ns)
 {
-    if (iface->silence_looks == 0 || now_ns - iface->silence_ns < PAUSE_MS * WI_NS_PER_MS)
-        return iface->silence_looks > 0;
+    if (iface->silence_looks == 0 || now_ns - iface->silence_ns < iface->silence_pause_ns)
+        return;
     bound_all(&iface->ports);
     iface->silence_ns = wi_now_ns();
-    return --iface->silence_looks > 0;
+    uint64_t pause_ns = (iface->silence_ns - now_ns) * PAUSE_SHARE;
+    iface->silence_pause_ns = pause_ns > PAUSE_MS * WI_NS_PER_MS ? pause_ns : PAUSE_MS * WI_NS_PER_MS;
+    iface->silence_looks--;
 }

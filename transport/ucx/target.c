@@ -29,6 +29,49 @@ void wi_ucx_conn_request(ucp_conn_request_h request, void *arg)
         iface->requests[iface->request_count++] = request;
 }
 
+/* ---- Which connection is it? By UCX's endpoint until it was greeted, then by the initiator's endpoint ---- */
+
+static uint64_t hash_of_ucp(ucp_ep_h ucp)
+{
+    return wi_map_hash((uintptr_t)ucp, 0);
+}
+
+static uint64_t hash_of_hello(const struct wi_ucx_hello *hello)
+{
+    return wi_map_hash(hello->from, hello->stream);
+}
+
+struct wi_ucx_conn *wi_ucx_conn_stranger(struct wi_ucx_iface *iface, ucp_ep_h ucp)
+{
+    for (struct wi_map_node *node = wi_map_first(&iface->conns, hash_of_ucp(ucp)); node; node = wi_map_next(node)) {
+        struct wi_ucx_conn *conn = WI_MAP_ITEM(node, struct wi_ucx_conn, node);
+        if (conn->link.ucp == ucp && !conn->greeted)
+            return conn;
+    }
+    return NULL;
+}
+
+void wi_ucx_conn_greeted(struct wi_ucx_conn *conn, const struct wi_ucx_hello *hello)
+{
+    struct wi_map *conns = &conn->link.iface->conns;
+    conn->greeted = true;
+    conn->peer_instance = hello->from;
+    conn->stream = hello->stream;
+    wi_map_remove(conns, &conn->node);
+    wi_map_add(conns, &conn->node, hash_of_hello(hello));
+}
+
+/* The initiator has lost those connections and makes another one: what still comes over them would mix with the new. */
+void wi_ucx_conns_end_earlier(struct wi_ucx_iface *iface, const struct wi_ucx_hello *hello)
+{
+    struct wi_map_node *node = wi_map_first(&iface->conns, hash_of_hello(hello));
+    for (; node; node = wi_map_next(node)) {
+        struct wi_ucx_conn *conn = WI_MAP_ITEM(node, struct wi_ucx_conn, node);
+        if (conn->greeted && conn->peer_instance == hello->from && conn->stream == hello->stream)
+            wi_ucx_link_end(&conn->link, WEIR_ERR_PEER_GONE, UCS_ERR_CONNECTION_RESET);
+    }
+}
+
 static weir_status conn_create(struct wi_ucx_iface *iface, ucp_conn_request_h request)
 {
     weir_status room = wi_ucx_room(WI_UCX_CONNECTION_ROOM, "a connection");
@@ -39,7 +82,7 @@ static weir_status conn_create(struct wi_ucx_iface *iface, ucp_conn_request_h re
         return room != WEIR_OK ? room : wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for a connection");
     }
     conn->accepted_ns = wi_now_ns();
-    iface->clocks = true;
+    wi_ucx_clock(&conn->link);
     ucp_ep_params_t params = {
         .field_mask =
             UCP_EP_PARAM_FIELD_CONN_REQUEST | UCP_EP_PARAM_FIELD_ERR_HANDLER | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE,
@@ -48,8 +91,10 @@ static weir_status conn_create(struct wi_ucx_iface *iface, ucp_conn_request_h re
         .err_handler = {conn_error, &conn->link},
     };
     ucs_status_t status = ucp_ep_create(iface->worker, &params, &conn->link.ucp);
-    if (status == UCS_OK)
+    if (status == UCS_OK) {
+        wi_map_add(&iface->conns, &conn->node, hash_of_ucp(conn->link.ucp));
         return WEIR_OK;
+    }
     conn->link.ucp = NULL;
     wi_ucx_conn_free(conn);
     return wi_ucx_error(status, "cannot accept a connection");
@@ -66,6 +111,7 @@ void wi_ucx_conn_accept(struct wi_ucx_iface *iface)
 
 void wi_ucx_conn_free(struct wi_ucx_conn *conn)
 {
+    wi_map_remove(&conn->link.iface->conns, &conn->node);
     wi_ucx_link_close(&conn->link);
     wi_ucx_link_abandon(&conn->link, WEIR_ERR_CANCELED);
     wi_ucx_link_fini(&conn->link);
@@ -105,7 +151,7 @@ void wi_ucx_conn_serve(struct wi_ucx_conn *conn)
     struct wi_ucx_link *link = &conn->link;
     if (link->status != WEIR_OK) {
         wi_ucx_link_close(link);
-        if (wi_ucx_list_empty(&link->slots)) {
+        if (wi_list_empty(&link->slots)) {
             wi_debug("UCX: peer %llu has left: %s", (unsigned long long)conn->peer_id, ucs_status_string(link->cause));
             wi_ucx_conn_free(conn);
         }

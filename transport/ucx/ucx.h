@@ -10,6 +10,8 @@
 #ifndef WI_UCX_H
 #define WI_UCX_H
 
+#include "core/list.h"
+#include "core/map.h"
 #include "transport/ops.h"
 
 #include <stddef.h>
@@ -27,40 +29,11 @@
 #define WI_UCX_CONTEXT_ROOM    (32u << 20) /* address space that a context may take */
 #define WI_UCX_CONNECTION_ROOM (16u << 20) /* and a connection, most of it the first one */
 
-/* A list with a sentinel. */
-struct wi_ucx_list {
-    struct wi_ucx_list *prev, *next;
-};
-
-static inline void wi_ucx_list_init(struct wi_ucx_list *list)
-{
-    list->prev = list->next = list;
-}
-
-static inline bool wi_ucx_list_empty(const struct wi_ucx_list *list)
-{
-    return list->next == list;
-}
-
-static inline void wi_ucx_list_append(struct wi_ucx_list *list, struct wi_ucx_list *node)
-{
-    node->prev = list->prev;
-    node->next = list;
-    list->prev->next = node;
-    list->prev = node;
-}
-
-static inline void wi_ucx_list_remove(struct wi_ucx_list *node)
-{
-    node->prev->next = node->next;
-    node->next->prev = node->prev;
-}
-
 #define WI_UCX_CONTAINER(_ptr, _type, _member) ((_type *)(void *)((char *)(_ptr)-offsetof(_type, _member)))
 
 /* One operation under way. UCX may hold it longer than its link lives: then `link` is NULL and nobody waits for it. */
 struct wi_ucx_slot {
-    struct wi_ucx_list node; /* first; in a list of its link, or (next) in the free list */
+    struct wi_list node; /* first; in a list of its link, or (next) in the free list */
     struct wi_ucx_iface *iface;
     struct wi_ucx_link *link;
     weir_comp *comp;
@@ -87,14 +60,14 @@ struct wi_ucx_slot {
 /* One UCP endpoint and what is known of its other side: the part that initiators and targets have in common. */
 struct wi_ucx_link {
     struct wi_ucx_iface *iface;
-    struct wi_ucx_list node;  /* in the interface's list of links */
-    struct wi_ucx_list slots; /* posted operations */
+    struct wi_list node;  /* in the interface's list of links */
+    struct wi_list slots; /* posted operations */
     ucp_ep_h ucp;             /* NULL: none, or closed */
     uint64_t token;           /* names this link in messages of the peer */
     uint64_t peer_token;      /* names the peer's link in our messages */
     bool initiator;           /* embedded in a wi_ucx_ep, else in a wi_ucx_conn */
-    bool todo;                /* waits to be served */
-    struct wi_ucx_link *todo_next;
+    struct wi_list todo;      /* waits to be served */
+    struct wi_list clock;     /* has a clock running: connecting, not greeted, ended with operations under way */
     weir_status status; /* why it ended, WEIR_OK: it lives */
     ucs_status_t cause;
     uint64_t ended_ns;
@@ -117,16 +90,16 @@ struct wi_ucx_ep {
     bool fenced;                 /* of these: a signal may overtake a put, a fence must come between */
     size_t piece;                /* of an emulated put */
     bool maps;                   /* UCX shares memory with the peer */
-    struct wi_ucx_list deferred; /* puts and messages in order, that wait for a fence or for pieces before them */
+    struct wi_list deferred; /* puts and messages in order, that wait for a fence or for pieces before them */
     uint64_t fence_started, fence_done;
 
-    struct wi_ucx_list flushes; /* in order */
+    struct wi_list flushes; /* in order */
     uint64_t flush_asked, flush_acked;
     bool unacked; /* messages were sent after the last flush message */
 
     uint64_t asked, answered; /* gets and fetch_adds that the peer answers, in order */
     uint64_t sent, taken;     /* control messages */
-    struct wi_ucx_list questions;
+    struct wi_list questions;
     uint64_t refused, refused_told; /* puts that the peer refused: the flush tells */
 };
 
@@ -140,6 +113,7 @@ struct wi_ucx_answer {
 /* Target's side: made when a peer connects, ended with it. */
 struct wi_ucx_conn {
     struct wi_ucx_link link;
+    struct wi_map_node node; /* by its UCP endpoint; greeted: by its initiator's endpoint */
     uint64_t peer_id, accepted_ns;
     uint64_t peer_instance; /* the initiator's interface, */
     uint32_t stream;        /* and which of its endpoints */
@@ -167,10 +141,10 @@ struct wi_ucx_message {
 
 struct wi_ucx_table {
     struct wi_ucx_entry {
-        uint64_t number;
-        void *object;
+        uint64_t number; /* free: index of the next one that is */
+        void *object;    /* NULL: free */
     } * entries;
-    uint32_t size, next;
+    uint32_t size, free; /* `size`: none is free */
 };
 
 #define WI_UCX_PORTS 32u
@@ -191,22 +165,24 @@ struct wi_ucx_iface {
     uint64_t instance; /* tells this interface from all others at the same address */
     uint32_t next_stream;
 
-    struct wi_ucx_list links;
+    struct wi_list links;
     struct wi_ucx_table tokens; /* of links */
     struct wi_ucx_table regions;
 
-    struct wi_ucx_link *todo; /* links to be served after UCX's progress */
+    struct wi_map conns;     /* of targets, see there */
+    struct wi_list todo;     /* links to be served after UCX's progress */
+    struct wi_list clocked;  /* links with a clock running */
     ucp_conn_request_h requests[128];
     unsigned request_count;
     bool closing; /* no connection is accepted any more */
-    bool clocks;  /* some link may have a clock running: connecting, not greeted, ended with operations under way */
     uint64_t watch_ns;
     struct wi_ucx_ports ports;
     unsigned silence_looks; /* at the process's connections that are still to be taken, see silence.c */
-    uint64_t silence_ns;    /* when the last one was taken */
+    uint64_t silence_ns;    /* when the last one was taken, and the pause after it */
+    uint64_t silence_pause_ns;
 
     struct wi_ucx_slot *slots;
-    struct wi_ucx_list *slot_free;
+    struct wi_list *slot_free;
     uint32_t slot_free_count;
     unsigned char *buffers, *buffer_free;
 
@@ -249,6 +225,12 @@ bool wi_ucx_shares_memory(void);   /* may it take shared memory? */
 /* WEIR_ERR_LIMIT: a limit on address space leaves less than that for `what` (room.c). */
 weir_status wi_ucx_room(uint64_t bytes, const char *what);
 
+/* Calls `each` for the descriptors of this process; needs none itself (sockets.c). */
+void wi_ucx_descriptors(void (*each)(int fd, void *arg), void *arg);
+
+/* Our side's port of an IP socket; 0: it is something else. */
+uint16_t wi_ucx_port_of(int fd);
+
 /* Ends connections that the listener has accepted and UCX has not told us of; at most 10 ms (drain.c). */
 void wi_ucx_drain(struct wi_ucx_iface *iface);
 
@@ -259,7 +241,7 @@ uint64_t wi_ucx_probe_pause_ns(void);
 /* ---- silence.c ---- */
 void wi_ucx_silence_listeners(struct wi_ucx_ports *ports, const struct wi_ucx_ports *without); /* of this process */
 void wi_ucx_silence_bound(struct wi_ucx_iface *iface); /* a connection was made: bound how long it may be silent */
-bool wi_ucx_silence_watch(struct wi_ucx_iface *iface, uint64_t now_ns); /* false: nothing is to be done any more */
+void wi_ucx_silence_watch(struct wi_ucx_iface *iface, uint64_t now_ns);
 
 /* ---- address.c ---- */
 weir_status wi_ucx_address_write(const struct wi_ucx_iface *iface, unsigned char *buf, size_t *len);
@@ -288,8 +270,11 @@ void wi_ucx_link_close(struct wi_ucx_link *link);
 void wi_ucx_link_abandon(struct wi_ucx_link *link, weir_status status);
 void wi_ucx_link_end(struct wi_ucx_link *link, weir_status status, ucs_status_t cause);
 void wi_ucx_todo(struct wi_ucx_link *link);
+void wi_ucx_clock(struct wi_ucx_link *link); /* has it watched until its watch function says that no clock runs */
 
-/* ---- initiator.c, target.c, signal.c: both sides of a connection ---- */
+/* ---- initiator.c, target.c: both sides of a connection ---- */
+struct wi_ucx_hello;
+
 weir_status wi_ucx_ep_create(struct wi_iface *iface, const void *address, size_t len, struct weir_ep **ep);
 weir_status wi_ucx_ep_connect(struct weir_ep *ep);
 weir_status wi_ucx_ep_reset(struct weir_ep *ep);
@@ -301,6 +286,9 @@ void wi_ucx_lanes_check(struct wi_ucx_ep *ep);
 size_t wi_ucx_lanes_piece(ucp_ep_h ucp);
 void wi_ucx_deferred_serve(struct wi_ucx_ep *ep);
 void wi_ucx_flushes_serve(struct wi_ucx_ep *ep);
+void wi_ucx_conn_greeted(struct wi_ucx_conn *conn, const struct wi_ucx_hello *hello);
+struct wi_ucx_conn *wi_ucx_conn_stranger(struct wi_ucx_iface *iface, ucp_ep_h ucp);
+void wi_ucx_conns_end_earlier(struct wi_ucx_iface *iface, const struct wi_ucx_hello *hello);
 void wi_ucx_conn_request(ucp_conn_request_h request, void *iface);
 void wi_ucx_conn_accept(struct wi_ucx_iface *iface);
 void wi_ucx_conn_serve(struct wi_ucx_conn *conn);
