@@ -173,8 +173,8 @@ static void failed(struct verbs_ep *ep, const struct ibv_wc *wc)
     if (sequence - ep->tail >= ep->head - ep->tail)
         return;
     /* All before it succeeded: errors come in order too. */
-    if (sequence != ep->tail)
-        wi_verbs_queue_retire(ep, sequence - 1);
+    if (sequence != ep->tail && !wi_verbs_queue_retire(ep, sequence - 1))
+        return;
     if (wc->status == IBV_WC_REM_ACCESS_ERR)
         suspect(ep, wc);
     else

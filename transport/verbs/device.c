@@ -13,13 +13,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #define SYSFS "/sys/class/infiniband"
 
 enum {
     CANDIDATES_MAX = 64,
-    SOFT_ROCE_VENDOR = 0xffffff, /* looks at the bounds of the region only, at least up to Linux 6.1 */
+    SOFT_ROCE_VENDOR = 0xffffff, /* needs care, at least up to Linux 6.1 */
 };
 
 /* An IP address of this host that leads to an active port. */
@@ -394,7 +395,7 @@ static weir_status query_limits(struct verbs_device *device, const struct verbs_
     device->atomics = attr.atomic_cap != IBV_ATOMIC_NONE;
     device->windows =
         attr.max_mw > 0 && attr.device_cap_flags & (IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B);
-    device->loose_windows = attr.vendor_id == SOFT_ROCE_VENDOR;
+    device->loose_windows = device->loose_atomics = attr.vendor_id == SOFT_ROCE_VENDOR;
     if (!device->windows && wi_config()->verbs_windows == WI_VERBS_WINDOWS_ON)
         return wi_error(WEIR_ERR_UNSUPPORTED, "WEIR_VERBS_WINDOWS=on: %s has no memory windows of type 2",
                         choice->device);
@@ -418,6 +419,8 @@ weir_status wi_verbs_device_open(struct verbs_device *device, const struct verbs
         status = query_limits(device, choice);
     if (status != WEIR_OK)
         return status;
+    if (getrandom(&device->no_result, sizeof(device->no_result), 0) != (ssize_t)sizeof(device->no_result))
+        return wi_error(WEIR_ERR_IO, "verbs: no random numbers: %s", strerror(errno));
     struct ibv_srq_init_attr srq = {.attr = {.max_wr = device->srq_depth, .max_sge = 1}};
     if (!(device->pd = ibv_alloc_pd(device->context)) ||
         !(device->wakeups = ibv_create_comp_channel(device->context)) ||

@@ -191,7 +191,7 @@ weir_status wi_verbs_ep_reset(struct weir_ep *base)
     handle_give(ep);
     ep->again++;
     ep->attempt = 0;
-    ep->head = ep->tail = ep->unsignaled = ep->head_seen = ep->settled = 0;
+    ep->head = ep->tail = ep->written = ep->unsignaled = ep->head_seen = ep->settled = 0;
     ep->probe = (weir_comp)WEIR_COMP_INIT;
     ep->position = ep->taken = ep->announced = 0;
     if (ep->block)

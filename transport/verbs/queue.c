@@ -3,6 +3,12 @@
  *
  * A reliable connection completes in order, so one signaled operation ends all before it. Signaled are operations whose
  * end somebody waits for, and one in `period` of the others, lest the queue fill up unseen.
+ *
+ * soft-RoCE sends again what it has no answer for, and a target of it that sees a write again acknowledges all that it
+ * has done by then. When the last of that was an atomic the initiator takes the acknowledgment for the atomic's own answer:
+ * it ends well, without its result (rxe_comp.c and rxe_resp.c of Linux 6.1). There, atomics are posted only when all writes
+ * before them have ended, so that none of these is sent again behind them. What a network may still do, hold a copy of a write
+ * back until the atomic has overtaken it, is found out by a mark where the result goes.
  */
 #include "core/error.h"
 #include "core/log.h"
@@ -94,9 +100,42 @@ static inline void post_piece(struct verbs_ep *ep, const struct verbs_op *op, ui
     slot->signaled = signaled;
     ep->unsignaled = signaled ? 0 : ep->unsignaled + 1;
     ep->head++;
+    if (op->kind != VERBS_GET && op->kind != VERBS_FETCH_ADD)
+        ep->written = ep->head;
     ep->iface->cq_room--;
     if (!wi_verbs_burst(ep) || !waits || !wi_verbs_hold(ep))
         wi_verbs_queue_ring(ep);
+}
+
+/* Where the device writes the result of the next operation, marked as empty. */
+static uint64_t *bounce_word(const struct verbs_ep *ep)
+{
+    uint64_t *word = wi_verbs_word(ep, WI_VERBS_WORDS + (ep->head & ep->mask));
+    *word = ep->iface->device.no_result;
+    return word;
+}
+
+/* Must the operation wait until the writes before it have ended? */
+static inline bool must_wait(const struct verbs_ep *ep, const struct verbs_op *op)
+{
+    return op->kind == VERBS_FETCH_ADD && ep->iface->device.loose_atomics &&
+           ep->written - 1 - ep->tail < ep->head - ep->tail;
+}
+
+/* Makes a rest ready to be posted; there is room. False: it must wait. */
+static bool prepare_rest(struct verbs_ep *ep, struct verbs_op *op)
+{
+    if (op->kind != VERBS_FETCH_ADD)
+        return true;
+    if (must_wait(ep, op)) {
+        if (!ep->slots[(ep->head - 1) & ep->mask].signaled) { /* nothing would tell that they have ended */
+            wi_comp_start(&ep->probe);
+            post_piece(ep, &(struct verbs_op){.kind = VERBS_PROBE, .comp = &ep->probe}, 0, true);
+        }
+        return false;
+    }
+    op->local = bounce_word(ep);
+    return true;
 }
 
 /* Posts as many pieces of ep->rest as there is room for. */
@@ -104,7 +143,7 @@ static void post_rest(struct verbs_ep *ep)
 {
     struct verbs_op *op = &ep->rest;
     uint64_t max_piece = ep->iface->device.max_piece;
-    while (has_room(ep)) {
+    while (has_room(ep) && prepare_rest(ep, op)) {
         bool last = op->len <= max_piece;
         uint32_t len = (uint32_t)(last ? op->len : max_piece);
         if (last)
@@ -118,8 +157,8 @@ static void post_rest(struct verbs_ep *ep)
     }
 }
 
-/* Longer than the device takes at once: whatever does not fit now is posted from progress. */
-static weir_status post_long(struct verbs_ep *ep, const struct verbs_op *op)
+/* Longer than the device takes at once, or has to wait: what cannot go now is posted from progress. */
+static weir_status post_later(struct verbs_ep *ep, const struct verbs_op *op)
 {
     ep->rest = *op;
     ep->has_rest = true;
@@ -138,8 +177,8 @@ static inline weir_status post(struct verbs_ep *ep, const struct verbs_op *op)
     if (__builtin_expect(!has_room(ep) || ep->has_rest, 0) || (announces && !wi_verbs_credit_left(ep)))
         return WEIR_ERR_AGAIN;
     ep->announced += announces;
-    if (__builtin_expect(op->len > ep->iface->device.max_piece, 0))
-        return post_long(ep, op);
+    if (__builtin_expect(op->len > ep->iface->device.max_piece || must_wait(ep, op), 0))
+        return post_later(ep, op);
     wi_comp_start(op->comp);
     post_piece(ep, op, (uint32_t)op->len, true);
     return WEIR_OK;
@@ -169,22 +208,41 @@ void wi_verbs_queue_rests(struct verbs_iface *iface)
 /* ---- Ending
  * ---------------------------------------------------------------------------------------------------------- */
 
-static uint64_t *bounce_word(const struct verbs_ep *ep, uint32_t sequence)
+/* Copies the oldest operation's result to where its user wants it. False: the device has left none. */
+static inline bool deliver(const struct verbs_ep *ep, const struct verbs_slot *slot)
 {
-    return wi_verbs_word(ep, WI_VERBS_WORDS + (sequence & ep->mask));
+    uint64_t result = *wi_verbs_word(ep, WI_VERBS_WORDS + (ep->tail & ep->mask));
+    if (ep->iface->device.loose_atomics && result == ep->iface->device.no_result)
+        return false;
+    *slot->result = result;
+    return true;
 }
 
-void wi_verbs_queue_retire(struct verbs_ep *ep, uint32_t sequence)
+static void end_without_result(struct verbs_ep *ep)
 {
-    uint32_t count = sequence - ep->tail + 1;
-    ep->iface->cq_room += count;
-    for (; count > 0; count--, ep->tail++) {
+    wi_ep_fail(&ep->base, WEIR_ERR_PROTOCOL,
+               "fetch_add to rank %llu over %s: the target has most likely added, but the device says that it is done and has "
+               "left no result; soft-RoCE does so when the network delivers an earlier write twice. Read the value there "
+               "after weir_ep_reconnect()",
+               (unsigned long long)ep->base.peer_id, ep->iface->base.device);
+    wi_verbs_ep_abandon(ep);
+}
+
+bool wi_verbs_queue_retire(struct verbs_ep *ep, uint32_t sequence)
+{
+    uint32_t first = ep->tail, end = sequence + 1;
+    for (; ep->tail != end; ep->tail++) {
         struct verbs_slot *slot = &ep->slots[ep->tail & ep->mask];
-        if (slot->result)
-            *slot->result = *bounce_word(ep, ep->tail);
+        if (slot->result && !deliver(ep, slot))
+            break;
         wi_comp_end(slot->comp, WEIR_OK);
         wi_comp_end(slot->flush, WEIR_OK);
     }
+    ep->iface->cq_room += ep->tail - first;
+    if (__builtin_expect(ep->tail == end, 1))
+        return true;
+    end_without_result(ep);
+    return false;
 }
 
 /* Its completions may still be in the queue: the room for them comes back when the queue was seen empty. */
@@ -280,15 +338,16 @@ weir_status wi_verbs_fetch_add(struct weir_ep *base, uint64_t value, uint64_t *r
         return wi_error(WEIR_ERR_UNSUPPORTED, "fetch_add: %s has no atomic operations", base->iface->device);
     if (key_pending(rkey))
         return wi_verbs_key_pending(ep, (const struct verbs_rkey *)rkey);
+    bool direct = mr && !ep->iface->device.loose_atomics;
     const struct verbs_op op = {
         .kind = VERBS_FETCH_ADD,
-        .lkey = mr ? ((const struct verbs_mr *)mr)->mr->lkey : ep->block_mr->lkey,
+        .lkey = direct ? ((const struct verbs_mr *)mr)->mr->lkey : ep->block_mr->lkey,
         .rkey = rkey_of(rkey),
-        .local = mr ? result : bounce_word(ep, ep->head),
+        .local = direct ? result : bounce_word(ep),
         .len = sizeof(uint64_t),
         .remote_addr = remote_addr,
         .value = value,
-        .result = mr ? NULL : result,
+        .result = direct ? NULL : result,
         .comp = comp,
     };
     return post(ep, &op);

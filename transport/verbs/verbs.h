@@ -58,6 +58,8 @@ struct verbs_device {
     bool lists_only;    /* its driver has no ibv_wr_*, or they are switched off */
     bool windows;       /* it has windows of type 2, and they are not switched off */
     bool loose_windows; /* it looks at the bounds of a window's region instead of the window's */
+    bool loose_atomics; /* it may end an atomic well without its result, see queue.c */
+    uint64_t no_result; /* then: a random mark of words that wait for one */
     uint32_t srq_depth, cq_depth;
     uint32_t srq_free; /* entries that are no link's share, see wire.h */
 };
@@ -208,6 +210,7 @@ struct verbs_ep {
     uint32_t mask;
     uint32_t depth;
     uint32_t head, tail; /* sequence numbers: next to post, oldest outstanding */
+    uint32_t written;    /* `head` after the last write was posted */
     uint32_t handle;
     uint32_t period;     /* one in so many operations is signaled at least */
     uint32_t unsignaled; /* posted since the last signaled one */
@@ -219,7 +222,7 @@ struct verbs_ep {
     bool held;                   /* the list is not empty */
     struct verbs_ep *held_next;
 
-    struct verbs_op rest; /* a long operation of which not all was posted yet */
+    struct verbs_op rest; /* an operation of which not all was posted yet: it is long, or has to wait */
     bool has_rest;
     struct verbs_ep *rest_next;
 
@@ -509,8 +512,8 @@ weir_status wi_verbs_request(struct verbs_ep *ep, unsigned slot, const struct wi
 /* Ends all outstanding operations with a status; the queue pair is gone already. */
 void wi_verbs_queue_end(struct verbs_ep *ep, weir_status status);
 
-/* An operation ended well: `sequence` and all before it. */
-void wi_verbs_queue_retire(struct verbs_ep *ep, uint32_t sequence);
+/* An operation ended well: `sequence` and all before it. False: not so, the endpoint has failed. */
+bool wi_verbs_queue_retire(struct verbs_ep *ep, uint32_t sequence);
 
 /* Writes nothing to the target, if there is room: its end, well or not, tells whether the target is there. */
 void wi_verbs_queue_probe(struct verbs_ep *ep);
