@@ -28,6 +28,7 @@ import time
 MILD_TIMEOUT_S, SEVERE_TIMEOUT_S = 30, 3
 SLACK_S = 15        # what a loaded machine may add to the bound of an error
 WATCHDOG_S = 150    # a rank that lives longer hangs
+PROGRESS = 10       # schedules between two lines that tell how far it is
 STAGES = {"pair": ["start", "created", "addressed", "connecting", "ready", "half", "flush", "done"],
           "job": ["start", "joined", "created", "half", "done"]}
 FAULTS = ["kill", "kill-stage", "stop", "stop-stage", "cut", "files"]
@@ -85,8 +86,13 @@ class Namespaces:
 
 class Wire:
     """The two soft-RoCE devices of scripts/softroce --nodes 2."""
-    more_faults = ["memory"]
+    more_faults = ["memory", "memlock", "unplug"]
     spared = {}
+    # What goes with the address of a link that is down, see scripts/lib/softroce/net.sh.
+    plugged = """link set weirv1 up
+route replace {0} dev weirv1 src {1} table 7702
+neigh replace {0} lladdr {2} dev weirv1 nud permanent
+"""
 
     def __init__(self, _options, _number):
         self.address = [os.environ["WEIR_SOFTROCE_NODE0"], os.environ["WEIR_SOFTROCE_NODE1"]]
@@ -112,8 +118,17 @@ class Wire:
         self.apply(self.netem)
 
     def link(self, state):
-        """Down means that nothing gets through: a link that is down would take the routes with it that make this a wire."""
+        """Down means that nothing gets through, as behind a switch: the ports stay up."""
         self.apply(self.netem if state == "up" else ["loss", "100%"])
+
+    def port(self, state):
+        """The link itself: both ports go down."""
+        if state == "down":
+            run("ip", "link", "set", "weirv1", "down")
+            return
+        with open("/sys/class/net/weirv0/address", encoding="ascii") as file:
+            commands = self.plugged.format(*self.address, file.read().strip())
+        subprocess.run(["ip", "-batch", "-"], input=commands, text=True, check=True)
 
 
 class Shape:
@@ -153,8 +168,9 @@ class Schedule:
         self.mild = r.random() < 0.4
         delay = r.choice([0, 0, 0, 1, 10, 50])
         self.steps = r.randint(20, 60) if delay >= 10 else r.randint(100, 3000)
-        if where is Wire:
-            self.steps //= 2
+        if where is Wire: # emulated, and each lost packet costs it a timeout
+            self.steps = 10 + self.steps // (2 if delay >= 10 else 10)
+        self.connect = "cm" # how verbs connections of a job are made
         # Reliable connections take a packet out of order for a loss and count it as a retry: it is no mild fault to them.
         reorders = where is Namespaces or not self.mild
         self.shape = Shape(r, delay, reorders)
@@ -169,12 +185,18 @@ class Schedule:
         if not self.mild:
             self.make_severe(r, where)
         self.events.sort(key=lambda event: event[0])
+        if where is Wire and self.kind == "job":
+            self.connect = r.choice(["cm", "store"])
 
     def make_severe(self, r, where):
         rank, at = r.randrange(self.ranks), r.uniform(0, 1.5)
         what = r.choice(self.allowed or FAULTS + where.more_faults)
         if what == "cut":
             self.events = [event for event in self.events if event[1] != "link"] + [(at, "link", "down")]
+        elif what == "unplug":
+            self.events.append((at, "port", "down"))
+            if r.random() < 0.5:
+                self.events.append((at + r.uniform(0.05, 1.0), "port", "up"))
         elif what in ("kill", "stop"):
             self.victim = rank
             self.events.append((at, what, rank))
@@ -193,8 +215,9 @@ class Schedule:
         faults = "".join(f"; rank {rank}: {fault}" for rank, fault in self.faults.items())
         events = "".join(f"; {at:.2f} s: {what} {argument}"
                          for at, what, argument in self.events)
-        return (f"seed {self.seed}: {'mild' if self.mild else 'severe'} {self.kind}, {self.ranks} ranks, {self.steps} "
-                f"steps; {self.shape}{faults}{events}")
+        by_store = " connected through the store" if self.connect == "store" else ""
+        return (f"seed {self.seed}: {'mild' if self.mild else 'severe'} {self.kind}, {self.ranks} ranks{by_store}, "
+                f"{self.steps} steps; {self.shape}{faults}{events}")
 
 
 class Run:
@@ -205,6 +228,7 @@ class Run:
         self.dir = tempfile.mkdtemp(prefix="weirfault")
         self.ranks, self.logs = [], []
         self.complaints, self.errors, self.late_s = [], 0, 0.0
+        self.start_s = time.monotonic()
         self.struck = [] # when faults from within came, in seconds
 
     def start(self):
@@ -216,7 +240,7 @@ class Run:
             log = open(os.path.join(self.dir, f"log.{rank}"), "w+", encoding="utf-8", errors="replace")
             environment = {**os.environ, **self.net.environment(side), "RANK": str(rank), "WORLD_SIZE": str(s.ranks),
                            "LOCAL_RANK": str(rank % max(1, s.ranks // 2)), "MASTER_PORT": port,
-                           "WEIR_TIMEOUT": f"{s.timeout_s}s"}
+                           "WEIR_TIMEOUT": f"{s.timeout_s}s", "WEIR_VERBS_CONNECT": s.connect}
             if rank in s.faults:
                 environment["TRAFFIC_FAULT"] = s.faults[rank]
             command = [self.traffic, s.kind, self.dir, str(rank), str(s.seed), str(s.steps)]
@@ -237,6 +261,8 @@ class Run:
             self.net.link(argument)
         elif what == "shape":
             self.net.shape(argument)
+        elif what == "port":
+            self.net.port(argument)
         else:
             self.ranks[argument].send_signal(signal.SIGKILL if what == "kill" else signal.SIGSTOP)
 
@@ -292,8 +318,8 @@ class Run:
         try:
             self.start()
             self.attend()
-            if any(event[1:] == ("link", "down") for event in self.schedule.events):
-                self.net.link("up")
+            for what, state in {event[1:] for event in self.schedule.events if event[2] == "down"}:
+                self.apply(what, "up")
             texts = []
             for log in self.logs:
                 log.seek(0)
@@ -324,13 +350,15 @@ class Campaign:
         if options.replay:
             self.seeds = iter([options.replay])
         self.done = self.mild = self.errors = 0
-        self.failed, self.late_s = [], 0.0
+        self.failed, self.late_s, self.start_s = [], 0.0, time.monotonic()
+        self.slowest = (0.0, 0) # seconds, seed
 
     def account(self, run_):
         self.done += 1
         self.mild += run_.schedule.mild
         self.errors += run_.errors > 0
         self.late_s = max(self.late_s, run_.late_s)
+        self.slowest = max(self.slowest, (time.monotonic() - run_.start_s, run_.schedule.seed))
         if run_.complaints:
             self.failed.append(run_.schedule.seed)
         if run_.complaints or self.options.replay:
@@ -338,8 +366,9 @@ class Campaign:
             for complaint in run_.complaints:
                 print(f"  FAILED: {complaint}")
             run_.tell()
-        elif self.done % 50 == 0:
-            print(f"{self.done} schedules, {len(self.failed)} failed", flush=True)
+        if self.done % PROGRESS == 0:
+            print(f"{self.done} schedules in {time.monotonic() - self.start_s:.0f} s, {self.errors} ended in an error, "
+                  f"{len(self.failed)} failed; the slowest so far: seed {self.slowest[1]}, {self.slowest[0]:.0f} s")
         sys.stdout.flush()
 
     def work(self, number):
@@ -361,12 +390,11 @@ class Campaign:
             net.close()
 
     def run(self):
-        start = time.monotonic()
         jobs = 1 if self.options.replay or self.where is Wire else self.options.jobs
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             for future in [pool.submit(self.work, number) for number in range(jobs)]:
                 future.result()
-        print(f"{self.done} schedules in {time.monotonic() - start:.0f} s: {self.mild} mild, {self.done - self.mild} severe; "
+        print(f"{self.done} schedules in {time.monotonic() - self.start_s:.0f} s: {self.mild} mild, {self.done - self.mild} severe; "
               f"{self.errors} ended in an error, {len(self.failed)} failed; the latest error came "
               f"{max(0.0, self.late_s):.1f} s after twice the timeout")
         if self.failed:

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -17,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -83,6 +85,23 @@ static void use_up_memory(void)
     setrlimit(RLIMIT_AS, &limit);
 }
 
+/*
+ * Lets no more memory be locked for devices, which Linux counts as pinned. The right to exceed the limit, which root has, is
+ * given up.
+ */
+static void use_up_memlock(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+    struct rlimit limit = {0, 0};
+    if (syscall(SYS_capget, &header, data) != 0)
+        exit(2);
+    data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective &= ~CAP_TO_MASK(CAP_IPC_LOCK);
+    data[CAP_TO_INDEX(CAP_IPC_LOCK)].permitted &= ~CAP_TO_MASK(CAP_IPC_LOCK);
+    if (syscall(SYS_capset, &header, data) != 0 || setrlimit(RLIMIT_MEMLOCK, &limit) != 0)
+        exit(2);
+}
+
 static uint64_t start_ns; /* of this rank */
 
 void traffic_stage(const char *stage)
@@ -101,6 +120,8 @@ void traffic_stage(const char *stage)
         use_up_files();
     if (strncmp(fault, "memory", 6) == 0)
         use_up_memory();
+    if (strncmp(fault, "memlock", 7) == 0)
+        use_up_memlock();
 }
 
 bool traffic_failed(struct traffic *t, weir_status status)

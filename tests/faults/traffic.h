@@ -30,8 +30,8 @@ static inline uint64_t traffic_random(uint64_t *state)
 }
 
 /*
- * A place where a fault can strike this rank from within: TRAFFIC_FAULT=kill:STAGE|stop:STAGE|files:STAGE|memory:STAGE
- * names one. kill and stop end or stop the process; files uses up its descriptors, memory its address space.
+ * A place where a fault can strike this rank from within: TRAFFIC_FAULT=FAULT:STAGE names one. kill and stop end
+ * or stop the process; files uses up its descriptors, memory its address space, memlock what it may lock for devices.
  */
 void traffic_stage(const char *stage);
 
