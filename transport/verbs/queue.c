@@ -360,7 +360,7 @@ static weir_status settle(struct verbs_ep *ep, weir_comp *comp)
         .kind = VERBS_SETTLE,
         .lkey = ep->block_mr->lkey,
         .rkey = ep->ring_rkey,
-        .local = bounce_word(ep, ep->head),
+        .local = bounce_word(ep),
         .len = sizeof(uint64_t),
         .remote_addr = ep->ring_addr,
         .comp = comp,
