@@ -53,7 +53,7 @@ WI_CONFIG_CHOICE(verbs_relaxed, "WEIR_VERBS_RELAXED", NULL, "off", "off|on", "Wh
 WI_CONFIG_INT(verbs_retry, "WEIR_VERBS_RETRY", NULL, "6", 0, 7, "How often a packet without an answer is sent again before the connection ends; soft-RoCE takes 7 for without end.")
 WI_CONFIG_INT(verbs_rnr_retry, "WEIR_VERBS_RNR_RETRY", NULL, "7", 0, 7, "How often a signal or message is sent again to a target that has no receive for it; 7: without end.")
 WI_CONFIG_SIZE(verbs_stripe, "WEIR_VERBS_STRIPE", NULL, "128K", "16K", "1T", "Shortest put or get that is striped over the devices of WEIR_DEVICE.")
-WI_CONFIG_CHOICE(verbs_windows, "WEIR_VERBS_WINDOWS", NULL, "auto", "auto|on|off", "Whether a verbs key is a memory window on just what was exported, which the device revokes; auto: where the device has windows of type 2, else the key is that of the whole region.")
+WI_CONFIG_CHOICE(verbs_windows, "WEIR_VERBS_WINDOWS", NULL, "auto", "auto|on|off", "Whether a verbs key is a memory window on just what was exported, which the device revokes; auto: where the device has windows of type 2, else each exported range is registered once more, by itself.")
 
 /* Collectives */
 WI_CONFIG_SIZE(chunk, "WEIR_CHUNK", NULL, "256K", "4K", "1G", "Bytes of one pipeline step of a collective.")

@@ -20,12 +20,19 @@ enum wi_mem_kind {
     WI_MEM_BORROWED, /* found through the registration cache alone, see borrow.c */
 };
 
+/* The exported ranges of a region, by range; see export.c. */
+struct wi_exports {
+    struct wi_mem_export **buckets;
+    size_t count, room; /* room: how many buckets, a power of two or 0 */
+};
+
 struct weir_mem {
     struct weir_ctx *ctx;
     struct wi_mem_desc desc;
     enum wi_mem_kind kind;
     struct wi_regcache_entry *entry; /* of a borrowed one that is kept; NULL: it is not */
     struct wi_mr *mr[WI_IFACE_MAX];  /* by index of the interface */
+    struct wi_exports exports;
 };
 
 struct weir_ctx {
@@ -139,6 +146,7 @@ void wi_sleep_fini(struct weir_ctx *ctx);                                /* slee
 weir_status wi_mem_add(struct weir_ctx *ctx, const struct wi_mem_desc *desc, enum wi_mem_kind kind,
                        struct weir_mem **mem);
 void wi_mem_remove(struct weir_mem *mem);                                /* memory.c */
+void wi_exports_end(struct weir_mem *mem);                               /* export.c: takes all keys back */
 struct weir_mem *wi_mem_lookup(struct weir_ctx *ctx, const void *addr, size_t len); /* memory.c */
 weir_status wi_mem_borrow(struct weir_ctx *ctx, void *addr, size_t len, struct weir_mem **mem); /* borrow.c */
 void wi_mem_return(struct weir_mem *mem);                                /* borrow.c */

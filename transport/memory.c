@@ -1,16 +1,10 @@
-/* Registered regions: made known to all backends of the context, found again by address, exported to peers. */
+/* Registered regions, made known to all backends of the context and found again by address; and keys of peers' regions. */
 #include "core/error.h"
 #include "transport/blob.h"
 #include "transport/context.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-static bool holds(const struct weir_mem *mem, const void *addr, size_t len)
-{
-    uintptr_t offset = (uintptr_t)addr - (uintptr_t)mem->desc.addr;
-    return (uintptr_t)addr >= (uintptr_t)mem->desc.addr && offset <= mem->desc.len && len <= mem->desc.len - offset;
-}
 
 struct weir_mem *wi_mem_lookup(struct weir_ctx *ctx, const void *addr, size_t len)
 {
@@ -85,6 +79,7 @@ weir_status wi_mem_add(struct weir_ctx *ctx, const struct wi_mem_desc *desc, enu
 void wi_mem_remove(struct weir_mem *mem)
 {
     wi_stat_add(&mem->ctx->stats.registered_bytes, -(uint64_t)mem->desc.len);
+    wi_exports_end(mem);
     if (mem->kind != WI_MEM_BORROWED)
         wi_ranges_remove(&mem->ctx->mems, (uintptr_t)mem->desc.addr, mem);
     deregister_all(mem);
@@ -139,35 +134,6 @@ void weir_mem_range(const weir_mem *mem, void **addr, size_t *len)
         *addr = mem->desc.addr;
     if (len)
         *len = mem->desc.len;
-}
-
-weir_status weir_mem_export(weir_mem *mem, const void *addr, size_t len, void *blob, size_t *blob_len)
-{
-    struct weir_ctx *ctx = mem->ctx;
-    weir_status status = wi_process_check(ctx, "weir_mem_export");
-    if (status != WEIR_OK)
-        return status;
-    if (!holds(mem, addr, len))
-        return wi_error(WEIR_ERR_RANGE, "export: %zu bytes at %p are not within the region of %zu bytes at %p", len,
-                        addr, mem->desc.len, mem->desc.addr);
-    struct wi_blob_writer writer;
-    const uint64_t field[WI_BLOB_FIELDS] = {(uintptr_t)addr, len, mem->desc.id};
-    wi_ctx_lock(ctx);
-    wi_blob_begin(&writer, blob, *blob_len, WI_BLOB_KEY, field);
-    for (int i = 0; i < ctx->iface_count && status == WEIR_OK; i++) {
-        const struct wi_transport_ops *ops = ctx->iface[i]->ops;
-        size_t room;
-        void *section = wi_blob_section_room(&writer, &room);
-        if (!section)
-            break;
-        status = ops->mem_export(mem->mr[i], addr, len, section, &room);
-        if (status == WEIR_OK)
-            wi_blob_section_done(&writer, ops->wire_id, room);
-    }
-    wi_ctx_unlock(ctx);
-    if (status == WEIR_OK && wi_blob_end(&writer, blob_len) != WEIR_OK)
-        status = wi_error(WEIR_ERR_RANGE, "export: %zu bytes are too little room; give WEIR_RKEY_MAX", *blob_len);
-    return status;
 }
 
 weir_status weir_rkey_import(weir_ep *ep, const void *data, size_t data_len, weir_rkey **out)

@@ -67,6 +67,11 @@ struct wi_mr {
     struct wi_iface *iface;
 };
 
+/* A range of a region that was exported: what its key stands for here. The backend embeds it in its own structure. */
+struct wi_export {
+    struct wi_mr *mr; /* set by the front */
+};
+
 /* What the front tells a backend about memory to register. */
 struct wi_mem_desc {
     void *addr;
@@ -109,9 +114,15 @@ struct wi_transport_ops {
      * the context has no other interface. NULL in the table, or WEIR_ERR_UNSUPPORTED: the front makes a memfd. */
     weir_status (*mem_alloc)(struct wi_iface *iface, size_t len, void **addr, struct wi_mr **mr);
 
-    /* The backend's part of a key blob for [addr, addr+len) within the region, at most 300 bytes. The front adds the
-     * range and a checksum around it. */
-    weir_status (*mem_export)(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len);
+    /* Makes a key for [addr, addr+len) within the region: the backend's part of its blob, at most 300 bytes, to which the
+     * front adds the range and a checksum. `*export` is ended by mem_unexport(), at the latest before mem_deregister().
+     * No two exports of one range are there at a time. */
+    weir_status (*mem_export)(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len,
+                              struct wi_export **export);
+
+    /* Takes the key back, as weir_mem_unexport() says, and frees the export. False: peers may go on to use the key until
+     * the region is deregistered. */
+    bool (*mem_unexport)(struct wi_export *export);
 
     /* The front has checked length, checksum and range fields and sets them in the key after return. Contents still
      * come from outside: check them. */

@@ -232,16 +232,33 @@ void weir_pool_free(weir_pool *pool, void *ptr);
 
 /*
  * Exports the right to reach `len` bytes at `addr` within the region as a blob for a peer. `*blob_len` is the room on
- * entry (WEIR_RKEY_MAX is always enough) and the length on return. Errors: WEIR_ERR_RANGE (outside of the region, or too
- * little room).
+ * entry (WEIR_RKEY_MAX is always enough) and the length on return. The same range of a region gives the same blob, until
+ * that is taken back. The right ends with the region, or by weir_mem_unexport(). Errors: WEIR_ERR_RANGE (outside of the
+ * region, or too little room), WEIR_ERR_LIMIT, WEIR_ERR_NO_MEMORY.
  */
 weir_status weir_mem_export(weir_mem *mem, const void *addr, size_t len, void *blob, size_t *blob_len);
+
+/*
+ * Takes one export back, known by its blob as weir_mem_export() wrote it: for all peers that have it, while other exports
+ * of the region, of overlapping ranges too, stay. To be told to peers before, by what means the program has:
+ * - What they post with the key from the return on is refused with WEIR_ERR_KEY, and the memory stays as it is. What they
+ *   have under way at that moment is carried out, or refused as a whole or from some byte on. Over verbs the device
+ *   refuses, which ends their endpoint; after weir_ep_reconnect() other keys go on working. A key that is imported later
+ *   is refused without harm to the endpoint, where it is a window (WEIR_VERBS_WINDOWS).
+ * - A copy of shared memory that a peer has begun at that moment is carried to its end, shortly after the return; and what a
+ *   peer has mapped (weir_mem_map_peer()) it can use as long as it keeps the mapping.
+ * - Over RDMA lanes of UCX (rc, dc) devices know the region's key alone: if a peer has come through such, the result is
+ *   WEIR_ERR_UNSUPPORTED, and peers that have the key can use it until the region is deregistered.
+ * Waits for the device where it is binding a window at that moment, at most 0.1 s. Errors: WEIR_ERR_KEY (no key of
+ * this region, or taken back before), WEIR_ERR_UNSUPPORTED (see above), WEIR_ERR_INVALID (in a forked child).
+ */
+weir_status weir_mem_unexport(weir_mem *mem, const void *blob, size_t blob_len);
 
 /*
  * Turns a peer's blob into a key for operations through `ep`, which must lead to the context that exported it. The blob
  * is checked: damage gives WEIR_ERR_KEY. Over verbs the target grants the key (a memory window, see WEIR_VERBS_WINDOWS)
  * when it makes progress; the first operation with it waits for that, at most WEIR_TIMEOUT, and gives WEIR_ERR_KEY where
- * the target refuses: the memory was deregistered, or it never exported such a range. The caller owns `*rkey` and destroys it before the endpoint is closed.
+ * the target refuses: the export was taken back, the memory deregistered, or such a range never exported. The caller owns `*rkey` and destroys it before the endpoint is closed.
  */
 weir_status weir_rkey_import(weir_ep *ep, const void *blob, size_t blob_len, weir_rkey **rkey);
 

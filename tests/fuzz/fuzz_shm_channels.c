@@ -112,12 +112,12 @@ static void write_message(struct shm_ring *ring, struct bytes_of *input)
         memcpy(ring->data + (ring->tail - (len + 15) / 8 * 8) % SHM_RING_DATA / 8 * 8, &(uint32_t){take_word(input)}, 4);
 }
 
-static void write_request(struct shm_ring *ring, struct bytes_of *input, const struct shm_mr *mr)
+static void write_request(struct shm_ring *ring, struct bytes_of *input, const struct shm_export *export)
 {
     struct shm_request *request = &ring->requests[ring->request_tail++ % SHM_RING_REQUESTS];
-    request->region = take_byte(input) % 4;
-    request->generation = take_byte(input) % 4 ? mr->generation : take_byte(input);
-    request->addr = (uintptr_t)mr->desc.addr + (int8_t)take_byte(input) * (take_byte(input) % 8 ? 8 : 1);
+    request->slot = take_byte(input) % 4;
+    request->generation = take_byte(input) % 4 ? export->generation : take_byte(input);
+    request->addr = export->addr + (int8_t)take_byte(input) * (take_byte(input) % 8 ? 8 : 1);
     request->value = take_byte(input);
 }
 
@@ -162,7 +162,7 @@ static void look(struct shm_iface *shm, struct bytes_of *input)
     }
 }
 
-static void one_turn(struct shm_iface *shm, struct bytes_of *input, const struct shm_mr *mr)
+static void one_turn(struct shm_iface *shm, struct bytes_of *input, const struct shm_export *export)
 {
     uint8_t what = take_byte(input);
     struct shm_ring *ring = rings[what / 8 % RINGS];
@@ -175,7 +175,7 @@ static void one_turn(struct shm_iface *shm, struct bytes_of *input, const struct
         write_message(ring, input);
         break;
     case 3:
-        write_request(ring, input, mr);
+        write_request(ring, input, export);
         break;
     case 4:
         scribble(ring, input);
@@ -195,10 +195,10 @@ static void one_turn(struct shm_iface *shm, struct bytes_of *input, const struct
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct shm_iface *shm;
-    static struct shm_mr *regions[SHM_REGION_MAX];
+    static struct shm_export *exports[SHM_SLOT_MAX];
     struct bytes_of input = {data, size};
-    uint64_t *memory = calloc(WORDS, sizeof(*memory)); /* the region that requests may add to */
-    struct shm_mr mr = {.desc = {.addr = memory, .len = WORDS * sizeof(*memory)}, .region = 1, .generation = 77};
+    uint64_t *memory = calloc(WORDS, sizeof(*memory)); /* what requests may add to */
+    struct shm_export export = {.addr = (uintptr_t)memory, .len = WORDS * sizeof(*memory), .slot = 1, .generation = 77};
     if (!shm) {
         shm = calloc(1, sizeof(*shm));
         shm->own.header = aligned_alloc(64, sizeof(*shm->own.header));
@@ -211,7 +211,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         wi_list_init(&shm->waiting);
         wi_list_init(&shm->ready);
         shm->message = malloc(sizeof(*shm->message) + WEIR_MSG_MAX);
-        shm->regions = regions;
+        shm->exports = exports;
         for (int i = 0; i < RINGS; i++)
             rings[i] = aligned_alloc(4096, sizeof(*rings[i]));
     }
@@ -224,9 +224,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         wi_list_init(&peers[i].channels);
     }
     shm->announced_seen = shm->doorbell_seen = 0;
-    regions[1] = &mr;
+    exports[1] = &export;
     for (int turn = 0; turn < 100 && input.left > 0; turn++)
-        one_turn(shm, &input, &mr);
+        one_turn(shm, &input, &export);
     wi_shm_channels_close(shm);
     check(shm->channel_count == 0 && shm->followers == 0 && wi_list_empty(&shm->ready));
     check(peers[0].refs + peers[1].refs + peers[2].refs == 0 && maps[0] + maps[1] + maps[2] == 0);

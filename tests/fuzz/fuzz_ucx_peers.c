@@ -1,7 +1,7 @@
 /*
  * Fuzzes what an interface over UCX does with the messages of its peers, in both roles: connections that were made to it,
  * greeted or not, and endpoints of its own. UCX itself is replaced by functions that keep requests open for a while.
- * Tokens and regions are random numbers that a peer cannot guess, so the input names them by index; what is damaged is
+ * Tokens and keys are random numbers that a peer cannot guess, so the input names them by index; what is damaged is
  * the rest. Memory that peers may reach is of exact size, so that the sanitizer sees what is beyond.
  */
 #include "bytes_of.h"
@@ -238,6 +238,7 @@ static struct wi_ucx_iface *iface;
 static struct weir_ep *eps[EPS];
 static weir_comp comps[64];
 static struct wi_ucx_mr *mr;
+static struct wi_ucx_export exported; /* all of it */
 static uint8_t *region;
 static uint64_t *target; /* of gets and fetch_adds */
 
@@ -276,9 +277,9 @@ static void *reply_ep_of(struct bytes_of *input)
     return handle_count ? &handles[take_byte(input) % handle_count] : NULL;
 }
 
-static uint64_t region_of(struct bytes_of *input)
+static uint64_t key_of(struct bytes_of *input)
 {
-    return take_byte(input) % 8 ? mr->region : take_word(input);
+    return take_byte(input) % 8 ? exported.key : take_word(input);
 }
 
 static uint64_t addr_of(struct bytes_of *input)
@@ -342,8 +343,8 @@ static void ask(struct bytes_of *input, unsigned kind, uint8_t damage)
     uint64_t token = token_of(input, false);
     struct wi_ucx_signal signal = {token, take_byte(input)};
     struct wi_ucx_flush flush = {token, take_byte(input)};
-    struct wi_ucx_put put = {token, region_of(input), addr_of(input), take_byte(input) % 2 ? WI_UCX_NO_SIGNAL : signal.signal};
-    struct wi_ucx_question question = {token, put.region, put.addr, take_byte(input), take_byte(input)};
+    struct wi_ucx_put put = {token, key_of(input), addr_of(input), take_byte(input) % 2 ? WI_UCX_NO_SIGNAL : signal.signal};
+    struct wi_ucx_question question = {token, put.key, put.addr, take_byte(input), take_byte(input)};
     if (take_byte(input) % 16 == 1)
         question.value = ~0ull - take_byte(input);
     switch (kind) {
@@ -372,7 +373,7 @@ static void ask(struct bytes_of *input, unsigned kind, uint8_t damage)
 static void operate(struct bytes_of *input)
 {
     struct weir_ep *ep = eps[take_byte(input) % EPS];
-    struct wi_ucx_rkey rkey = {.region = 99};
+    struct wi_ucx_rkey rkey = {.key = 99};
     weir_comp *comp = &comps[take_byte(input) % 64];
     if (!ep || ep->status != WEIR_OK || !ep->ready)
         return;
@@ -468,6 +469,8 @@ static void begin(struct bytes_of *input)
     struct wi_mr *base;
     check(wi_ucx_mem_register(&iface->base, &desc, &base) == WEIR_OK);
     mr = WI_UCX_CONTAINER(base, struct wi_ucx_mr, base);
+    exported = (struct wi_ucx_export){.iface = iface, .addr = region, .len = REGION};
+    check(wi_ucx_table_enter(&iface->exports, &exported, &exported.key) == WEIR_OK);
     memset(comps, 0, sizeof(comps));
     handle_count = 0;
     mood = take_byte(input);
@@ -492,6 +495,7 @@ static void end(void)
     check(request_count == 0 && iface->slot_free_count == WI_UCX_SLOTS);
     for (int i = 0; i < 64; i++)
         check(comps[i].pending == 0);
+    wi_ucx_table_remove(&iface->exports, exported.key);
     wi_ucx_mem_deregister(&mr->base);
     while (wi_ucx_msg_peek(&iface->base))
         wi_ucx_msg_pop(&iface->base);

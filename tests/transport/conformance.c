@@ -42,6 +42,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_damaged_addresses),
         cmocka_unit_test(test_stale_key),
         cmocka_unit_test(test_foreign_key),
+        cmocka_unit_test(test_unexport),
+        cmocka_unit_test(test_unexport_under_way),
         cmocka_unit_test(test_killed_while_idle),
         cmocka_unit_test(test_killed_during_puts),
         cmocka_unit_test(test_killed_before_connecting),

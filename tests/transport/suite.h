@@ -38,6 +38,8 @@ void test_damaged_keys(void **state);
 void test_damaged_addresses(void **state);
 void test_stale_key(void **state);
 void test_foreign_key(void **state);
+void test_unexport(void **state);
+void test_unexport_under_way(void **state);
 
 /* test_faults.c */
 void test_killed_while_idle(void **state);

@@ -286,3 +286,186 @@ void test_foreign_key(void **state)
         skip();
     job_run(&(struct job){.count = 3, .body = foreign_key_body});
 }
+
+/* ---- Exports that are taken back --------------------------------------------------------------------------------- */
+
+enum { OTHER_AT = KEY_AT + 512, OTHER_LEN = LEN - OTHER_AT };
+
+/* Takes back what the rank has published under a slot. False: the transport cannot, and says so. */
+static bool take_back(struct rank *r, const struct area *area, int slot)
+{
+    weir_status status = weir_mem_unexport(area->mem, r->board->key[r->rank][slot], r->board->key_len[r->rank][slot]);
+    if (status == WEIR_ERR_UNSUPPORTED && transport_is("ucx"))
+        CHECK(strstr(weir_last_error(), "until the region is deregistered"));
+    else
+        CHECK_OK(status);
+    return status == WEIR_OK;
+}
+
+/* Refused, which may have been the endpoint's end. */
+static void expect_refused(struct rank *r, weir_ep *ep, weir_status status)
+{
+    CHECK(status == WEIR_ERR_KEY);
+    if (weir_ep_status(ep) == WEIR_OK)
+        return;
+    CHECK_STATUS(weir_ep_status(ep), WEIR_ERR_KEY);
+    CHECK_OK(weir_ep_reconnect(ep));
+    CHECK_OK(weir_ep_wait_ready(ep, -1));
+}
+
+static weir_status get_and_wait(struct rank *r, weir_ep *ep, struct area *local, uint64_t remote, weir_rkey *rkey)
+{
+    weir_comp *comp = comp_new(r);
+    weir_status status = weir_get(ep, local->ptr, local->mem, 64, remote, rkey, comp);
+    return status == WEIR_OK ? weir_wait(r->ctx, comp, -1) : status;
+}
+
+static weir_status add_and_wait(struct rank *r, weir_ep *ep, struct area *local, uint64_t remote, weir_rkey *rkey)
+{
+    weir_comp *comp = comp_new(r);
+    weir_status status = weir_fetch_add(ep, 1, (uint64_t *)(void *)local->ptr, local->mem, remote, rkey, comp);
+    return status == WEIR_OK ? weir_wait(r->ctx, comp, -1) : status;
+}
+
+/* Rank 0 has keys of two ranges that overlap. Without the first one nothing goes through it, all else through the other. */
+static void use_after_unexport(struct rank *r, weir_rkey *gone, weir_rkey *other, uint64_t at, uint64_t other_at)
+{
+    struct area local;
+    weir_ep *ep = r->ep[1];
+    void *mapped;
+    area_make(r, &local, 64, true);
+    memset(local.ptr, 1, 64);
+    expect_refused(r, ep, put_and_flush(r, ep, &local, at, gone));
+    expect_refused(r, ep, get_and_wait(r, ep, &local, at, gone));
+    CHECK(bytes_differ(local.ptr, 64, 1) == 64);
+    expect_refused(r, ep, add_and_wait(r, ep, &local, at, gone));
+    if (transport_is("shm"))
+        CHECK_STATUS(weir_mem_map_peer(gone, at, 8, &mapped), WEIR_ERR_KEY);
+    memset(local.ptr, 2, 64);
+    CHECK_OK(put_and_flush(r, ep, &local, other_at, other));
+    weir_rkey *late = NULL; /* the same key, once more */
+    weir_status status = weir_rkey_import(ep, r->board->key[1][0], r->board->key_len[1][0], &late);
+    expect_refused(r, ep, status == WEIR_OK ? put_and_flush(r, ep, &local, at, late) : status);
+    weir_rkey_destroy(late);
+    CHECK_OK(get_and_wait(r, ep, &local, other_at, other));
+    area_free(r, &local);
+}
+
+static bool same_key(const struct rank *r, int slot, const uint8_t *key, uint32_t len)
+{
+    return r->board->key_len[1][slot] == len && memcmp(r->board->key[1][slot], key, len) == 0;
+}
+
+static void unexport_body(struct rank *r)
+{
+    struct area area, local;
+    uint64_t at, other_at;
+    uint8_t first[WEIR_RKEY_MAX];
+    weir_rkey *rkey = open_middle(r, &area, r->board->number[0][0], &at);
+    area_make(r, &local, 64, true);
+    publish(r, 1, area.mem, area.ptr + OTHER_AT, OTHER_LEN);
+    uint32_t first_len = r->board->key_len[1][0];
+    memcpy(first, r->board->key[1][0], first_len);
+    publish(r, 0, area.mem, area.ptr + KEY_AT, KEY_LEN); /* the same again */
+    barrier(r);
+    CHECK(same_key(r, 0, first, first_len));
+    weir_rkey *other = import(r, !r->rank, 1, &other_at);
+    memset(local.ptr, 0, 64);
+    CHECK(r->rank == 1 || put_and_flush(r, r->ep[1], &local, at, rkey) == WEIR_OK);
+    CHECK(r->rank == 1 || put_and_flush(r, r->ep[1], &local, other_at, other) == WEIR_OK);
+    barrier(r);
+    if (r->rank == 1) {
+        if (local.mem != area.mem) /* another region's */
+            CHECK_STATUS(weir_mem_unexport(local.mem, first, first_len), WEIR_ERR_KEY);
+        r->board->number[0][1] = take_back(r, &area, 0);
+        CHECK_STATUS(weir_mem_unexport(area.mem, first, first_len), WEIR_ERR_KEY);
+        CHECK_STATUS(weir_mem_unexport(area.mem, first, first_len - 1), WEIR_ERR_KEY);
+    }
+    barrier(r);
+    bool revoked = r->board->number[0][1];
+    if (r->rank == 0 && revoked)
+        use_after_unexport(r, rkey, other, at, other_at);
+    barrier(r);
+    if (revoked && r->rank == 1) {
+        CHECK(bytes_differ(area.ptr + KEY_AT, 64, 0) == 64);
+        CHECK(bytes_differ(area.ptr + OTHER_AT, 64, 2) == 64);
+        publish(r, 0, area.mem, area.ptr + KEY_AT, KEY_LEN);
+    }
+    barrier(r);
+    weir_rkey_destroy(rkey);
+    rkey = NULL;
+    if (revoked && r->rank == 0) { /* exported once more, it is another key, and works */
+        CHECK(!same_key(r, 0, first, first_len));
+        rkey = import(r, 1, 0, &at);
+        memset(local.ptr, 3, 64);
+        CHECK_OK(put_and_flush(r, r->ep[1], &local, at, rkey));
+    }
+    barrier(r);
+    CHECK(!revoked || r->rank == 0 || bytes_differ(area.ptr + KEY_AT, 64, 3) == 64);
+    weir_rkey_destroy(rkey);
+    weir_rkey_destroy(other);
+    barrier(r);
+    area_free(r, &area);
+    rank_close(r);
+}
+
+static void unexport_pooled_body(struct rank *r)
+{
+    r->board->number[0][0] = true;
+    unexport_body(r);
+}
+
+void test_unexport(void **state)
+{
+    (void)state;
+    job_run(&(struct job){.count = 2, .body = unexport_body});
+    job_run(&(struct job){.count = 2, .body = unexport_pooled_body});
+}
+
+/* Rank 1 takes the key back while rank 0 writes: each put ends, well or refused, and after the return none arrives. */
+static void under_way_body(struct rank *r)
+{
+    struct area area, local;
+    uint64_t at;
+    weir_rkey *rkey = open_middle(r, &area, true, &at);
+    area_make(r, &local, KEY_LEN, true);
+    memset(local.ptr, 1, KEY_LEN);
+    if (r->rank == 0) {
+        weir_status status = WEIR_OK;
+        weir_comp *comp = comp_new(r);
+        while (status == WEIR_OK && __atomic_load_n(&r->board->number[1][0], __ATOMIC_ACQUIRE) == 0) {
+            status = weir_put(r->ep[1], local.ptr, local.mem, KEY_LEN, at, rkey, comp);
+            if (status == WEIR_OK && comp->pending > 8)
+                status = weir_wait(r->ctx, comp, -1);
+            __atomic_store_n(&r->board->number[0][2], 1, __ATOMIC_RELEASE);
+        }
+        if (status == WEIR_OK)
+            status = put_and_flush(r, r->ep[1], &local, at, rkey);
+        while (__atomic_load_n(&r->board->number[1][0], __ATOMIC_ACQUIRE) == 0)
+            weir_ctx_block(r->ctx, 1);
+        CHECK(status == (r->board->number[1][0] == 2 ? WEIR_OK : WEIR_ERR_KEY));
+        while (comp->pending > 0) /* all that was posted ends */
+            weir_ctx_block(r->ctx, 1);
+    } else {
+        while (__atomic_load_n(&r->board->number[0][2], __ATOMIC_ACQUIRE) == 0)
+            weir_ctx_block(r->ctx, 1);
+        for (int i = 0; i < 20; i++)
+            weir_ctx_block(r->ctx, 1);
+        bool revoked = take_back(r, &area, 0);
+        sleep_us(20000); /* a copy that had begun */
+        memset(area.ptr, CANARY, LEN);
+        __atomic_store_n(&r->board->number[1][0], revoked ? 1 : 2, __ATOMIC_RELEASE);
+        for (int i = 0; i < 50; i++)
+            weir_ctx_block(r->ctx, 1);
+        CHECK(!revoked || bytes_differ(area.ptr, LEN, CANARY) == LEN);
+    }
+    barrier(r);
+    weir_rkey_destroy(rkey);
+    rank_close(r);
+}
+
+void test_unexport_under_way(void **state)
+{
+    (void)state;
+    job_run(&(struct job){.count = 2, .body = under_way_body});
+}

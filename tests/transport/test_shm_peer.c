@@ -20,6 +20,7 @@ struct pair {
     struct shm_iface *here, *there;
     struct shm_ep *ep; /* from here to there */
     struct wi_mr *mr;  /* ordinary memory of there's */
+    struct wi_export *export; /* all of it */
     struct weir_rkey *rkey;
     uint64_t words[8];
 };
@@ -57,7 +58,7 @@ static int set_up(void **state)
     p->there = open_one(2);
     p->ep = connect_to(p->here, p->there);
     assert_int_equal(wi_shm_ops.mem_register(&p->there->base, &desc, &p->mr), WEIR_OK);
-    assert_int_equal(wi_shm_ops.mem_export(p->mr, p->words, sizeof(p->words), blob, &len), WEIR_OK);
+    assert_int_equal(wi_shm_ops.mem_export(p->mr, p->words, sizeof(p->words), blob, &len, &p->export), WEIR_OK);
     uint64_t addr = (uintptr_t)p->words;
     assert_int_equal(wi_shm_ops.rkey_import(&p->ep->base, blob, len, addr, sizeof(p->words), &p->rkey), WEIR_OK);
     p->rkey->addr = addr;
@@ -71,6 +72,8 @@ static int tear_down(void **state)
     struct pair *p = *state;
     wi_shm_ops.rkey_destroy(p->rkey);
     wi_shm_ops.ep_close(&p->ep->base);
+    if (p->export)
+        wi_shm_ops.mem_unexport(p->export);
     wi_shm_ops.mem_deregister(p->mr);
     wi_shm_ops.close(&p->here->base);
     wi_shm_ops.close(&p->there->base);
@@ -105,14 +108,14 @@ static void requests_are_answered_in_order(void **state)
     assert_int_equal(p->words[2], 0);
 }
 
-/* A request that was on its way when its region was deregistered is refused by the target. */
+/* A request that was on its way when its key was taken back is refused by the target. */
 static void late_requests_meet_a_revoked_key(void **state)
 {
     struct pair *p = *state;
     weir_comp comp = WEIR_COMP_INIT;
     uint64_t result = 77;
     assert_int_equal(fetch_add(p, 0, &result, &comp), WEIR_OK);
-    wi_shm_ops.mem_deregister(p->mr);
+    wi_shm_ops.mem_unexport(p->export);
     wi_shm_ops.progress(&p->there->base);
     wi_shm_ops.progress(&p->here->base);
     assert_int_equal(comp.pending, 0);
@@ -120,9 +123,10 @@ static void late_requests_meet_a_revoked_key(void **state)
     assert_int_equal(result, 77);
     assert_int_equal(p->words[0], 0);
     assert_int_equal(fetch_add(p, 0, &result, NULL), WEIR_ERR_KEY); /* and from now on here */
-    struct wi_mem_desc desc = {.addr = p->words, .len = sizeof(p->words), .fd = -1, .id = 2};
-    assert_int_equal(wi_shm_ops.mem_register(&p->there->base, &desc, &p->mr), WEIR_OK);
-    assert_int_equal(fetch_add(p, 0, &result, NULL), WEIR_ERR_KEY); /* the slot is in use again, by another region */
+    unsigned char blob[300];
+    size_t len = sizeof(blob);
+    assert_int_equal(wi_shm_ops.mem_export(p->mr, p->words, sizeof(p->words), blob, &len, &p->export), WEIR_OK);
+    assert_int_equal(fetch_add(p, 0, &result, NULL), WEIR_ERR_KEY); /* the slot is in use again, by another export */
 }
 
 /* A request beyond the region, as no initiator of ours would make it. */

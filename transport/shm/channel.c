@@ -143,11 +143,11 @@ static void refuse(struct shm_iface *shm, struct shm_channel *channel, const cha
 /* fetch_add on our own memory for a peer: `request` is a private copy. */
 static weir_status carry_out(struct shm_iface *shm, const struct shm_request *request, uint64_t *result)
 {
-    const struct shm_mr *mr = request->region < SHM_REGION_MAX ? shm->regions[request->region] : NULL;
-    if (!mr || mr->generation != request->generation)
+    const struct shm_export *export = request->slot < SHM_SLOT_MAX ? shm->exports[request->slot] : NULL;
+    if (!export || export->generation != request->generation)
         return WEIR_ERR_KEY;
-    uint64_t offset = request->addr - (uintptr_t)mr->desc.addr;
-    if (offset > mr->desc.len || mr->desc.len - offset < sizeof(uint64_t) || request->addr % sizeof(uint64_t) != 0)
+    uint64_t offset = request->addr - export->addr;
+    if (offset > export->len || export->len - offset < sizeof(uint64_t) || request->addr % sizeof(uint64_t) != 0)
         return WEIR_ERR_RANGE;
     *result = __atomic_fetch_add((uint64_t *)(uintptr_t)request->addr, request->value, __ATOMIC_ACQ_REL);
     return WEIR_OK;

@@ -72,8 +72,8 @@ static void close_iface(struct wi_iface *base)
     wi_map_fini(&shm->peers_by_cookie);
     free(shm->by_slot);
     free(shm->rings);
-    free(shm->regions);
-    free(shm->free_regions);
+    free(shm->exports);
+    free(shm->free_slots);
     free(shm->message);
     free(shm);
 }
@@ -81,12 +81,12 @@ static void close_iface(struct wi_iface *base)
 static weir_status init(struct shm_iface *shm, const struct wi_iface_params *params)
 {
     struct stat info;
-    shm->regions = calloc(SHM_REGION_MAX, sizeof(struct shm_mr *));
-    shm->free_regions = calloc(SHM_REGION_MAX, sizeof(uint32_t));
+    shm->exports = calloc(SHM_SLOT_MAX, sizeof(struct shm_export *));
+    shm->free_slots = calloc(SHM_SLOT_MAX, sizeof(uint32_t));
     shm->by_slot = calloc(SHM_CHANNEL_MAX, sizeof(struct shm_channel *));
     shm->rings = calloc(SHM_RING_MAX, sizeof(struct shm_own_ring));
     shm->message = calloc(1, sizeof(*shm->message) + WEIR_MSG_MAX);
-    if (!shm->regions || !shm->free_regions || !shm->by_slot || !shm->rings || !shm->message)
+    if (!shm->exports || !shm->free_slots || !shm->by_slot || !shm->rings || !shm->message)
         return wi_error(WEIR_ERR_NO_MEMORY, "shm: out of memory");
     weir_status status = open_wakeup(shm);
     if (status == WEIR_OK)
@@ -214,6 +214,7 @@ const struct wi_transport_ops wi_shm_ops = {
     .mem_register = wi_shm_mem_register,
     .mem_deregister = wi_shm_mem_deregister,
     .mem_export = wi_shm_mem_export,
+    .mem_unexport = wi_shm_mem_unexport,
     .rkey_import = wi_shm_rkey_import,
     .rkey_destroy = wi_shm_rkey_destroy,
     .rkey_map = wi_shm_rkey_map,

@@ -1,6 +1,7 @@
 /*
- * Regions and keys. A region has a slot in our segment's table with a random generation; a key names both, and
- * initiators look at the slot before each operation. Taking the generation out revokes the keys.
+ * Regions and keys. A region and each exported range of it have slots in our segment's table, with random generations. A
+ * key names both: by the region's, peers know memory that they have mapped already, and they look at the export's before
+ * each operation. Taking a generation out of its slot ends the region, or revokes the key.
  */
 #include "core/error.h"
 #include "transport/shm/shm.h"
@@ -15,26 +16,38 @@
 /* The key as it travels, between processes of one host. */
 struct key_blob {
     uint64_t cookie; /* of the segment: the key belongs to this context and no other */
-    uint64_t generation;
+    uint64_t generation, region_generation;
     uint64_t region_addr;
     uint64_t region_len;
     uint64_t fd_offset;
     uint64_t inode;
-    uint32_t region;
+    uint32_t slot, region_slot;
     int32_t fd; /* -1: ordinary memory */
+    uint32_t reserved;
 };
 
-static bool take_region_slot(struct shm_iface *shm, uint32_t *region)
+/* ---- Slots ------------------------------------------------------------------------------------------------------- */
+
+/* Takes a slot and gives it a generation. */
+static weir_status slot_take(struct shm_iface *shm, uint32_t *slot, uint64_t *generation)
 {
-    if (shm->free_region_count > 0) {
-        *region = shm->free_regions[--shm->free_region_count];
-        return true;
-    }
-    if (shm->fresh_region == SHM_REGION_MAX)
-        return false;
-    *region = shm->fresh_region++;
-    return true;
+    if (shm->free_slot_count == 0 && shm->fresh_slot == SHM_SLOT_MAX)
+        return wi_error(WEIR_ERR_LIMIT, "registration: %d regions and exported ranges are there already", SHM_SLOT_MAX);
+    weir_status status = wi_shm_random(generation);
+    if (status != WEIR_OK)
+        return status;
+    *slot = shm->free_slot_count > 0 ? shm->free_slots[--shm->free_slot_count] : shm->fresh_slot++;
+    __atomic_store_n(&shm->own.generations[*slot], *generation, __ATOMIC_RELEASE);
+    return WEIR_OK;
 }
+
+static void slot_give(struct shm_iface *shm, uint32_t slot)
+{
+    __atomic_store_n(&shm->own.generations[slot], 0, __ATOMIC_SEQ_CST);
+    shm->free_slots[shm->free_slot_count++] = slot;
+}
+
+/* ---- Regions and exports ----------------------------------------------------------------------------------------- */
 
 weir_status wi_shm_mem_register(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **out)
 {
@@ -45,18 +58,16 @@ weir_status wi_shm_mem_register(struct wi_iface *iface, const struct wi_mem_desc
         return wi_error(WEIR_ERR_NO_MEMORY, "registration: out of memory");
     mr->base.iface = iface;
     mr->desc = *desc;
-    weir_status status = wi_shm_random(&mr->generation);
-    if (status == WEIR_OK && desc->fd >= 0 && fstat(desc->fd, &info) != 0)
+    weir_status status = WEIR_OK;
+    if (desc->fd >= 0 && fstat(desc->fd, &info) != 0)
         status = wi_error(WEIR_ERR_INVALID, "registration: descriptor %d: %s", desc->fd, strerror(errno));
-    if (status == WEIR_OK && !take_region_slot(shm, &mr->region))
-        status = wi_error(WEIR_ERR_LIMIT, "registration: %d regions are registered already", SHM_REGION_MAX);
+    if (status == WEIR_OK)
+        status = slot_take(shm, &mr->slot, &mr->generation);
     if (status != WEIR_OK) {
         free(mr);
         return status;
     }
     mr->inode = info.st_ino;
-    shm->regions[mr->region] = mr;
-    __atomic_store_n(&shm->own.generations[mr->region], mr->generation, __ATOMIC_RELEASE);
     *out = &mr->base;
     return WEIR_OK;
 }
@@ -64,35 +75,65 @@ weir_status wi_shm_mem_register(struct wi_iface *iface, const struct wi_mem_desc
 void wi_shm_mem_deregister(struct wi_mr *base)
 {
     struct shm_mr *mr = (struct shm_mr *)base;
-    struct shm_iface *shm = (struct shm_iface *)base->iface;
-    __atomic_store_n(&shm->own.generations[mr->region], 0, __ATOMIC_SEQ_CST);
-    shm->regions[mr->region] = NULL;
-    shm->free_regions[shm->free_region_count++] = mr->region;
+    slot_give((struct shm_iface *)base->iface, mr->slot);
     free(mr);
 }
 
-weir_status wi_shm_mem_export(struct wi_mr *base, const void *addr, size_t len, void *blob, size_t *blob_len)
+static weir_status export_create(struct shm_iface *shm, uint64_t addr, uint64_t len, struct shm_export **out)
+{
+    struct shm_export *export = malloc(sizeof(*export));
+    if (!export)
+        return wi_error(WEIR_ERR_NO_MEMORY, "export: out of memory");
+    *export = (struct shm_export){.shm = shm, .addr = addr, .len = len};
+    weir_status status = slot_take(shm, &export->slot, &export->generation);
+    if (status != WEIR_OK) {
+        free(export);
+        return status;
+    }
+    shm->exports[export->slot] = export;
+    *out = export;
+    return WEIR_OK;
+}
+
+bool wi_shm_mem_unexport(struct wi_export *base)
+{
+    struct shm_export *export = (struct shm_export *)base;
+    export->shm->exports[export->slot] = NULL;
+    slot_give(export->shm, export->slot);
+    free(export);
+    return true;
+}
+
+weir_status wi_shm_mem_export(struct wi_mr *base, const void *addr, size_t len, void *blob, size_t *blob_len,
+                              struct wi_export **out)
 {
     const struct shm_mr *mr = (const struct shm_mr *)base;
-    const struct shm_iface *shm = (const struct shm_iface *)base->iface;
-    struct key_blob key = {
+    struct shm_iface *shm = (struct shm_iface *)base->iface;
+    struct shm_export *export = NULL;
+    if (*blob_len < sizeof(struct key_blob))
+        return wi_error(WEIR_ERR_RANGE, "export: %zu bytes are too little room", *blob_len);
+    weir_status status = export_create(shm, (uintptr_t)addr, len, &export);
+    if (status != WEIR_OK)
+        return status;
+    const struct key_blob key = {
         .cookie = shm->name.cookie,
-        .generation = mr->generation,
+        .generation = export->generation,
+        .region_generation = mr->generation,
         .region_addr = (uintptr_t)mr->desc.addr,
         .region_len = mr->desc.len,
         .fd_offset = mr->desc.fd_offset,
         .inode = mr->inode,
-        .region = mr->region,
+        .slot = export->slot,
+        .region_slot = mr->slot,
         .fd = mr->desc.fd,
     };
-    (void)addr;
-    (void)len; /* the range is in the front's part */
-    if (*blob_len < sizeof(key))
-        return wi_error(WEIR_ERR_RANGE, "export: %zu bytes are too little room", *blob_len);
-    memcpy(blob, &key, sizeof(key));
+    memcpy(blob, &key, sizeof(key)); /* the range is in the front's part */
     *blob_len = sizeof(key);
+    *out = &export->base;
     return WEIR_OK;
 }
+
+/* ---- Memory of peers --------------------------------------------------------------------------------------------- */
 
 static void unmap(struct shm_mapping *mapping)
 {
@@ -150,7 +191,7 @@ static weir_status map_region(const struct shm_peer *peer, const struct key_blob
 static weir_status mapping_get(struct shm_peer *peer, const struct key_blob *key, struct shm_mapping **out)
 {
     for (struct shm_mapping *mapping = peer->mappings; mapping; mapping = mapping->next) {
-        if (mapping->region == key->region && mapping->generation == key->generation &&
+        if (mapping->region == key->region_slot && mapping->generation == key->region_generation &&
             mapping->addr == key->region_addr && mapping->len == key->region_len) {
             mapping->refs++;
             *out = mapping;
@@ -167,8 +208,8 @@ static weir_status mapping_get(struct shm_peer *peer, const struct key_blob *key
         return status;
     }
     mapping->refs = 1;
-    mapping->region = key->region;
-    mapping->generation = key->generation;
+    mapping->region = key->region_slot;
+    mapping->generation = key->region_generation;
     mapping->addr = key->region_addr;
     mapping->len = key->region_len;
     mapping->next = peer->mappings;
@@ -184,10 +225,13 @@ static weir_status check_key(const struct shm_ep *ep, const struct key_blob *key
     const struct shm_peer *peer = ep->peer;
     if (key->cookie != peer->name.cookie)
         return wi_error(WEIR_ERR_KEY, "remote key: it was not exported by rank %llu", rank);
-    if (key->region >= SHM_REGION_MAX || key->generation == 0 || addr < key->region_addr ||
+    if (key->slot >= SHM_SLOT_MAX || key->region_slot >= SHM_SLOT_MAX || key->slot == key->region_slot ||
+        key->generation == 0 || key->region_generation == 0 || addr < key->region_addr ||
         addr - key->region_addr > key->region_len || len > key->region_len - (addr - key->region_addr))
         return wi_error(WEIR_ERR_KEY, "remote key of rank %llu: its fields contradict each other", rank);
-    if (__atomic_load_n(&peer->segment.generations[key->region], __ATOMIC_ACQUIRE) != key->generation)
+    const uint64_t *generations = peer->segment.generations;
+    if (__atomic_load_n(&generations[key->slot], __ATOMIC_ACQUIRE) != key->generation ||
+        __atomic_load_n(&generations[key->region_slot], __ATOMIC_ACQUIRE) != key->region_generation)
         return wi_error(WEIR_ERR_KEY, "remote key of rank %llu: it was revoked", rank);
     return WEIR_OK;
 }
@@ -213,9 +257,9 @@ weir_status wi_shm_rkey_import(struct weir_ep *base, const void *blob, size_t bl
     }
     if (rkey->mapping)
         rkey->ptr = rkey->mapping->base + (addr - key.region_addr);
-    rkey->generation_now = &ep->peer->segment.generations[key.region];
+    rkey->generation_now = &ep->peer->segment.generations[key.slot];
     rkey->generation = key.generation;
-    rkey->region = key.region;
+    rkey->slot = key.slot;
     rkey->base.ep = base;
     *out = &rkey->base;
     return WEIR_OK;

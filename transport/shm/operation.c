@@ -163,7 +163,7 @@ static weir_status post_request(struct shm_ep *ep, uint64_t value, uint64_t *res
     struct shm_ring *ring = ep->view.ring;
     struct shm_request *request = &ring->requests[ep->view.request % SHM_RING_REQUESTS];
     request->generation = rkey->generation;
-    request->region = rkey->region;
+    request->slot = rkey->slot;
     request->addr = remote_addr;
     request->value = value;
     ep->view.request++;

@@ -24,7 +24,7 @@ struct shm_request {
     uint64_t addr;
     uint64_t value;
     uint64_t result; /* the target's answer */
-    uint32_t region;
+    uint32_t slot; /* of what was exported */
     uint32_t status; /* the target's answer, a weir_status */
 };
 

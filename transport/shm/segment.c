@@ -28,7 +28,7 @@ static size_t round_up(size_t value)
 #define CALLS_AT       ((size_t)PAGE)
 #define CHANNELS_AT    (CALLS_AT + SHM_CALLS * sizeof(uint64_t))
 #define GENERATIONS_AT (CHANNELS_AT + SHM_CHANNEL_MAX * sizeof(struct shm_channel_slot))
-#define SIGNALS_AT     (GENERATIONS_AT + SHM_REGION_MAX * sizeof(uint64_t))
+#define SIGNALS_AT     (GENERATIONS_AT + SHM_SLOT_MAX * sizeof(uint64_t))
 
 static size_t rings_at(uint32_t signals)
 {

@@ -1,7 +1,7 @@
 /*
  * The segment: the memory that an interface shows to its peers, one memfd.
  *
- *   header | calls | channel slots | region generations | signals | rings
+ *   header | calls | channel slots | generations | signals | rings
  *
  * Peers open it through /proc/<pid>/fd/<fd>, so it leaves nothing behind when its process is killed, and a connection
  * takes no step of the target. Whatever is read from a peer's segment may be wrong: callers copy once, then check.
@@ -23,9 +23,9 @@
 #include <sys/stat.h>
 
 enum {
-    SHM_VERSION = 3,
+    SHM_VERSION = 4,
     SHM_CHANNEL_MAX = 16384, /* peers that can send messages or requests to one interface at a time */
-    SHM_REGION_MAX = 65536,  /* regions registered at a time */
+    SHM_SLOT_MAX = 262144,   /* regions registered and ranges exported at a time, together */
     SHM_RING_MAX = 16384,    /* endpoints of one interface that have sent messages or requests */
     SHM_CALLS = 1024,        /* calls that the owner can be behind before it has to look at all; a power of two */
 };
@@ -91,7 +91,7 @@ struct shm_segment {
     struct shm_header *header;
     uint64_t *calls; /* SHM_CALLS: number of the call in the upper half, what it is about in the lower one */
     struct shm_channel_slot *channels;
-    uint64_t *generations; /* one a region: nonzero while it is registered, and never the same twice */
+    uint64_t *generations; /* one a region or exported range: nonzero while it is that, and never the same twice */
     uint64_t *signals;
 };
 

@@ -72,9 +72,18 @@ struct shm_channel {
 struct shm_mr {
     struct wi_mr base;
     struct wi_mem_desc desc;
-    uint32_t region; /* index in the segment's table */
+    uint32_t slot; /* in the segment's table of generations */
     uint64_t generation;
     uint64_t inode; /* of desc.fd */
+};
+
+/* A range that was exported, with a slot and generation of its own. */
+struct shm_export {
+    struct wi_export base;
+    struct shm_iface *shm;
+    uint64_t addr, len;
+    uint32_t slot;
+    uint64_t generation;
 };
 
 struct shm_rkey {
@@ -83,7 +92,7 @@ struct shm_rkey {
     unsigned char *ptr;             /* mapped: where base.addr lies here */
     const uint64_t *generation_now; /* in the peer's table */
     uint64_t generation;
-    uint32_t region;
+    uint32_t slot;
 };
 
 /* An operation that the target has to answer: a request, or a flush behind requests and messages. */
@@ -146,9 +155,9 @@ struct shm_iface {
     struct wi_list left, free_rings; /* of these */
     uint32_t fresh_ring;             /* from here on they were never used */
 
-    struct shm_mr **regions; /* SHM_REGION_MAX, by index */
-    uint32_t *free_regions;  /* stack of indices that were used before */
-    uint32_t free_region_count, fresh_region;
+    struct shm_export **exports; /* SHM_SLOT_MAX, by slot; NULL: free, or a region's */
+    uint32_t *free_slots;        /* stack of those that were used before */
+    uint32_t free_slot_count, fresh_slot;
 
     struct wi_list ready; /* channels with messages, in the order of their turn */
     struct shm_channel *message_from;
@@ -221,7 +230,9 @@ void wi_shm_msg_pop(struct wi_iface *iface);
 /* -- memory.c -- */
 weir_status wi_shm_mem_register(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
 void wi_shm_mem_deregister(struct wi_mr *mr);
-weir_status wi_shm_mem_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len);
+weir_status wi_shm_mem_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len,
+                              struct wi_export **export);
+bool wi_shm_mem_unexport(struct wi_export *export);
 weir_status wi_shm_rkey_import(struct weir_ep *ep, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
                                struct weir_rkey **rkey);
 void wi_shm_rkey_destroy(struct weir_rkey *rkey);

@@ -179,6 +179,7 @@ const struct wi_transport_ops wi_sim_ops = {
     .mem_register = wi_sim_mem_register,
     .mem_deregister = wi_sim_mem_deregister,
     .mem_export = wi_sim_mem_export,
+    .mem_unexport = wi_sim_mem_unexport,
     .rkey_import = wi_sim_rkey_import,
     .rkey_destroy = wi_sim_rkey_destroy,
     .ep_create = wi_sim_ep_create,

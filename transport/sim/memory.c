@@ -1,4 +1,4 @@
-/* Regions and keys: a key names a region of one interface and is never used again. */
+/* Regions and keys: a key names an exported range of one interface and is never used again. */
 #include "transport/sim/nic.h"
 
 #include "core/error.h"
@@ -45,18 +45,47 @@ bool wi_sim_mr_holds(const struct sim_iface *iface, uint64_t key, uint64_t addr,
     return offset <= mr->len && len <= mr->len - offset;
 }
 
-weir_status wi_sim_mem_export(struct wi_mr *base, const void *addr, size_t len, void *blob, size_t *blob_len)
+/* ---- Exports ----------------------------------------------------------------------------------------------------- */
+
+weir_status wi_sim_mem_export(struct wi_mr *base, const void *addr, size_t len, void *blob, size_t *blob_len,
+                              struct wi_export **out)
 {
-    const struct sim_mr *mr = (const struct sim_mr *)base;
-    struct sim_key key = {mr->iface->number, mr->key};
-    (void)addr;
-    (void)len;
-    if (*blob_len < sizeof(key))
-        return wi_error(WEIR_ERR_RANGE, "export: %zu bytes are too little room", *blob_len);
-    memcpy(blob, &key, sizeof(key));
-    *blob_len = sizeof(key);
+    struct sim_iface *iface = ((struct sim_mr *)base)->iface;
+    struct sim_export *export = *blob_len < sizeof(struct sim_key) ? NULL : malloc(sizeof(*export));
+    if (!export)
+        return wi_error(WEIR_ERR_NO_MEMORY, "sim: no room for a key");
+    *export = (struct sim_export){.iface = iface, .key = ++iface->next_key, .addr = (uintptr_t)addr, .len = len,
+                                  .next = iface->exports};
+    iface->exports = export;
+    memcpy(blob, &(struct sim_key){iface->number, export->key}, sizeof(struct sim_key));
+    *blob_len = sizeof(struct sim_key);
+    *out = &export->base;
     return WEIR_OK;
 }
+
+bool wi_sim_mem_unexport(struct wi_export *base)
+{
+    struct sim_export *export = (struct sim_export *)base;
+    struct sim_export **at = &export->iface->exports;
+    while (*at != export)
+        at = &(*at)->next;
+    *at = export->next;
+    free(export);
+    return true;
+}
+
+bool wi_sim_export_holds(const struct sim_iface *iface, uint64_t key, uint64_t addr, uint64_t len)
+{
+    const struct sim_export *export = iface->exports;
+    while (export && export->key != key)
+        export = export->next;
+    if (!export || addr < export->addr)
+        return false;
+    uint64_t offset = addr - export->addr;
+    return offset <= export->len && len <= export->len - offset;
+}
+
+/* ---- Keys of peers ----------------------------------------------------------------------------------------------- */
 
 weir_status wi_sim_rkey_import(struct weir_ep *base, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
                                struct weir_rkey **out)

@@ -108,6 +108,7 @@ struct sim_conn {
     uint64_t peer_id;
     uint64_t expected;
     uint64_t complained;              /* psn + 1 that was last asked for */
+    weir_status refused;              /* it carries out nothing any more, and says why as often as it is asked */
     uint64_t arrived, consumed, told; /* messages */
     uint64_t heard_ns;
     struct wi_sim_event *timer;
@@ -131,6 +132,14 @@ struct sim_mr {
     size_t len;
 };
 
+/* What a peer may reach by a key. */
+struct sim_export {
+    struct wi_export base;
+    struct sim_export *next;
+    struct sim_iface *iface;
+    uint64_t key, addr, len;
+};
+
 struct sim_rkey {
     struct weir_rkey base;
     uint64_t key;
@@ -152,6 +161,7 @@ struct sim_iface {
     bool silent; /* and nobody says so */
     bool armed, news;
     struct sim_mr *mrs;
+    struct sim_export *exports;
     uint64_t next_key;
     struct sim_ep *eps;
     struct sim_conn *conns;
@@ -193,13 +203,16 @@ void wi_sim_iface_kill(struct sim_iface *iface, int rank, bool noticed);
 /* -- memory.c -- */
 weir_status wi_sim_mem_register(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
 void wi_sim_mem_deregister(struct wi_mr *mr);
-weir_status wi_sim_mem_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len);
+weir_status wi_sim_mem_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len,
+                              struct wi_export **export);
+bool wi_sim_mem_unexport(struct wi_export *export);
 weir_status wi_sim_rkey_import(struct weir_ep *ep, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
                                struct weir_rkey **rkey);
 void wi_sim_rkey_destroy(struct weir_rkey *rkey);
 
-/* Does the region still hold all of that? */
+/* Does the region still hold all of that? The same of what a peer's key stands for. */
 bool wi_sim_mr_holds(const struct sim_iface *iface, uint64_t key, uint64_t addr, uint64_t len);
+bool wi_sim_export_holds(const struct sim_iface *iface, uint64_t key, uint64_t addr, uint64_t len);
 
 /* -- endpoint.c -- */
 weir_status wi_sim_address(struct wi_iface *iface, void *buf, size_t *len);

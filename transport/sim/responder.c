@@ -131,7 +131,7 @@ void wi_sim_conn_ack(struct sim_conn *conn, weir_status status, bool out_of_turn
         return;
     packet->psn = conn->expected;
     packet->consumed = conn->told = conn->consumed;
-    packet->status = status;
+    packet->status = conn->refused == WEIR_OK ? status : conn->refused;
     packet->out_of_turn = out_of_turn;
     tell_initiator(conn, packet);
 }
@@ -139,7 +139,7 @@ void wi_sim_conn_ack(struct sim_conn *conn, weir_status status, bool out_of_turn
 static weir_status carry_out_write(struct sim_conn *conn, const struct sim_packet *packet)
 {
     struct sim_iface *iface = conn->iface;
-    if (packet->len > 0 && !wi_sim_mr_holds(iface, packet->key, packet->addr, packet->len))
+    if (packet->len > 0 && !wi_sim_export_holds(iface, packet->key, packet->addr, packet->len))
         return WEIR_ERR_KEY;
     if (packet->signals && packet->signal >= iface->base.params.signals)
         return WEIR_ERR_PROTOCOL;
@@ -190,7 +190,7 @@ static void answer(struct sim_conn *conn, const struct sim_packet *about, uint64
 
 static weir_status carry_out_add(struct sim_conn *conn, const struct sim_packet *packet)
 {
-    if (!wi_sim_mr_holds(conn->iface, packet->key, packet->addr, sizeof(uint64_t)))
+    if (!wi_sim_export_holds(conn->iface, packet->key, packet->addr, sizeof(uint64_t)))
         return WEIR_ERR_KEY;
     uint64_t *word = (uint64_t *)(uintptr_t)packet->addr, before = *word;
     *word = before + packet->value;
@@ -210,7 +210,7 @@ static weir_status carry_out(struct sim_conn *conn, const struct sim_packet *pac
     case SIM_ADD:
         return carry_out_add(conn, packet);
     case SIM_READ:
-        if (!wi_sim_mr_holds(conn->iface, packet->key, packet->addr, packet->len))
+        if (!wi_sim_export_holds(conn->iface, packet->key, packet->addr, packet->len))
             return WEIR_ERR_KEY;
         answer(conn, packet, 0);
         return WEIR_OK;
@@ -235,6 +235,10 @@ static void repeat(struct sim_conn *conn, const struct sim_packet *packet)
 void wi_sim_on_data(struct sim_conn *conn, struct sim_packet *packet)
 {
     bool any_order = wi_sim_is_broken(conn->iface->world, WI_SIM_BREAK_ORDER);
+    if (conn->refused != WEIR_OK) { /* the answer was lost */
+        wi_sim_conn_ack(conn, conn->refused, false);
+        return;
+    }
     if (packet->psn < conn->expected) {
         repeat(conn, packet);
         return;
@@ -248,8 +252,8 @@ void wi_sim_on_data(struct sim_conn *conn, struct sim_packet *packet)
     }
     weir_status status = carry_out(conn, packet);
     if (status != WEIR_OK) {
+        conn->refused = status;
         wi_sim_conn_ack(conn, status, false);
-        wi_sim_conn_free(conn);
         return;
     }
     conn->expected = packet->psn + 1;

@@ -1,6 +1,6 @@
 /*
- * The target's side of operations by active messages. Each names a region by its number; what lies outside of a region
- * that is registered now is refused. Answers go out in the order of the questions.
+ * The target's side of operations by active messages. Each names an exported range by its number; what lies outside of
+ * one that is exported now is refused. Answers go out in the order of the questions.
  */
 #include "core/error.h"
 #include "transport/ucx/ucx.h"
@@ -27,7 +27,7 @@ ucs_status_t wi_ucx_on_put(void *arg, const void *header, size_t header_len, voi
         wi_ucx_link_end(&conn->link, WEIR_ERR_PROTOCOL, UCS_ERR_OUT_OF_RANGE);
         return UCS_OK;
     }
-    void *to = wi_ucx_region_at(iface, put.region, put.addr, len);
+    void *to = wi_ucx_export_at(iface, put.key, put.addr, len);
     if (!to) {
         conn->refused++;
         wi_ucx_todo(&conn->link);
@@ -62,7 +62,7 @@ ucs_status_t wi_ucx_on_get(void *iface, const void *header, size_t header_len, v
     if (!answer)
         return UCS_OK;
     answer->is_get = true;
-    answer->region = question.region;
+    answer->key = question.key;
     answer->addr = question.addr;
     answer->len = question.value;
     return UCS_OK;
@@ -77,7 +77,7 @@ ucs_status_t wi_ucx_on_fetch_add(void *iface, const void *header, size_t header_
     struct wi_ucx_answer *answer = conn ? owe(conn, &question) : NULL;
     if (!answer)
         return UCS_OK;
-    uint64_t *word = wi_ucx_region_at(iface, question.region, question.addr, sizeof(*word));
+    uint64_t *word = wi_ucx_export_at(iface, question.key, question.addr, sizeof(*word));
     if (word && question.addr % sizeof(*word) == 0) {
         answer->len = sizeof(*word);
         answer->value = __atomic_fetch_add(word, question.value, __ATOMIC_ACQ_REL);
@@ -120,7 +120,7 @@ weir_status wi_ucx_answers_serve(struct wi_ucx_conn *conn)
     while (conn->answer_count > 0 && status == WEIR_OK) {
         struct wi_ucx_answer *answer = &conn->answers[conn->answer_first];
         const unsigned char *from =
-            answer->is_get ? wi_ucx_region_at(conn->link.iface, answer->region, answer->addr, answer->len) : NULL;
+            answer->is_get ? wi_ucx_export_at(conn->link.iface, answer->key, answer->addr, answer->len) : NULL;
         if (from && conn->pieces >= WI_UCX_PIECES)
             return WEIR_OK; /* goes on when a piece has been sent */
         if (from)

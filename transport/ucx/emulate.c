@@ -7,9 +7,9 @@
 
 #include <string.h>
 
-static uint64_t region_of(struct weir_rkey *rkey)
+static uint64_t key_of(struct weir_rkey *rkey)
 {
-    return WI_UCX_CONTAINER(rkey, struct wi_ucx_rkey, base)->region;
+    return WI_UCX_CONTAINER(rkey, struct wi_ucx_rkey, base)->key;
 }
 
 /* The caller has seen that there are slots. `signal` may be WI_UCX_NO_SIGNAL. */
@@ -17,7 +17,7 @@ weir_status wi_ucx_emulate_put(struct wi_ucx_ep *ep, const void *local, size_t l
                                struct weir_rkey *rkey, uint64_t signal, weir_comp *comp)
 {
     struct wi_ucx_slot *slot = wi_ucx_slot_get(&ep->link, comp);
-    struct wi_ucx_put head = {ep->link.peer_token, region_of(rkey), remote_addr, signal};
+    struct wi_ucx_put head = {ep->link.peer_token, key_of(rkey), remote_addr, signal};
     wi_ucx_am_fill(slot, WI_UCX_AM_PUT, &head, sizeof(head));
     ep->unacked = true;
     slot->payload = local;
@@ -82,7 +82,7 @@ weir_status wi_ucx_ask(struct wi_ucx_ep *ep, enum wi_ucx_am id, void *local, siz
 {
     if (ep->asked - ep->answered >= WI_UCX_QUESTIONS || ep->link.iface->slot_free_count < WI_UCX_SLOTS_RESERVE + 2)
         return WEIR_ERR_AGAIN;
-    struct wi_ucx_question question = {ep->link.peer_token, region_of(rkey), remote_addr, value, ep->asked + 1};
+    struct wi_ucx_question question = {ep->link.peer_token, key_of(rkey), remote_addr, value, ep->asked + 1};
     weir_status status = wi_ucx_am_send(&ep->link, id, &question, sizeof(question));
     if (status != WEIR_OK)
         return status;

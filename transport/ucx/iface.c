@@ -196,7 +196,7 @@ static void ucx_close(struct wi_iface *base)
     wi_ucx_pools_fini(iface);
     wi_map_fini(&iface->conns);
     free(iface->tokens.entries);
-    free(iface->regions.entries);
+    free(iface->exports.entries);
     free(iface->base.signals);
     free(iface);
     wi_ucx_process_end();
@@ -291,6 +291,7 @@ const struct wi_transport_ops wi_ucx_ops = {
     .mem_deregister = wi_ucx_mem_deregister,
     .mem_alloc = wi_ucx_mem_alloc,
     .mem_export = wi_ucx_mem_export,
+    .mem_unexport = wi_ucx_mem_unexport,
     .rkey_import = wi_ucx_rkey_import,
     .rkey_destroy = wi_ucx_rkey_destroy,
     .rkey_map = wi_ucx_rkey_map,

@@ -75,10 +75,11 @@ static size_t piece_of(const struct lanes *lanes)
     return strncmp(lanes->device, "tcp/", 4) == 0 ? WI_UCX_TCP_PIECE : WI_UCX_OTHER_PIECE;
 }
 
-size_t wi_ucx_lanes_piece(ucp_ep_h ucp)
+size_t wi_ucx_lanes_piece(ucp_ep_h ucp, bool *rdma)
 {
     struct lanes lanes;
-    read_lanes(ucp, &lanes);
+    bool known = read_lanes(ucp, &lanes);
+    *rdma = !known || lanes.rdma;
     return piece_of(&lanes);
 }
 

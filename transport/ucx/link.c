@@ -158,10 +158,10 @@ static weir_status table_grow(struct wi_ucx_table *table)
 {
     uint32_t size = table->size ? table->size * 2 : 64;
     if (size > WI_UCX_TABLE_MAX)
-        return wi_error(WEIR_ERR_LIMIT, "UCX: more than %u connections or regions", WI_UCX_TABLE_MAX);
+        return wi_error(WEIR_ERR_LIMIT, "UCX: more than %u connections or exported ranges", WI_UCX_TABLE_MAX);
     struct wi_ucx_entry *entries = realloc(table->entries, size * sizeof(*entries));
     if (!entries)
-        return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for %u connections or regions", size);
+        return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for %u connections or exported ranges", size);
     for (uint32_t at = table->size; at < size; at++)
         entries[at] = (struct wi_ucx_entry){.number = at + 1};
     table->entries = entries;

@@ -1,4 +1,7 @@
-/* Registered memory and remote keys: a region's number in the target's table, and UCX's key for native operations. */
+/*
+ * Registered memory and remote keys: the number of the exported range in the target's table, and UCX's key, which is one of
+ * the whole region, for native operations.
+ */
 #include "core/error.h"
 #include "transport/ucx/ucx.h"
 
@@ -12,7 +15,7 @@
 
 struct key_head {      /* of our blob; UCX's packed key follows */
     uint64_t instance; /* of the interface that exported it */
-    uint64_t region;
+    uint64_t key;
 };
 
 static weir_status map_memory(struct wi_iface *base, const ucp_mem_map_params_t *params, struct wi_mr **out)
@@ -33,12 +36,6 @@ static weir_status map_memory(struct wi_iface *base, const ucp_mem_map_params_t 
     mr->base.iface = base;
     mr->addr = attr.address;
     mr->len = params->length; /* UCX may have made more */
-    weir_status entered = wi_ucx_table_enter(&iface->regions, mr, &mr->region);
-    if (entered != WEIR_OK) {
-        ucp_mem_unmap(iface->context, mr->mem);
-        free(mr);
-        return entered;
-    }
     *out = &mr->base;
     return WEIR_OK;
 }
@@ -74,34 +71,30 @@ weir_status wi_ucx_mem_alloc(struct wi_iface *base, size_t len, void **addr, str
 }
 
 /* Where a peer may read or write; NULL: it may not. */
-void *wi_ucx_region_at(struct wi_ucx_iface *iface, uint64_t region, uint64_t addr, uint64_t len)
+void *wi_ucx_export_at(struct wi_ucx_iface *iface, uint64_t key, uint64_t addr, uint64_t len)
 {
-    const struct wi_ucx_mr *mr = wi_ucx_table_find(&iface->regions, region);
-    uint64_t offset = mr ? addr - (uint64_t)(uintptr_t)mr->addr : 0;
-    return mr && offset <= mr->len && len <= mr->len - offset ? mr->addr + offset : NULL;
+    const struct wi_ucx_export *export = wi_ucx_table_find(&iface->exports, key);
+    uint64_t offset = export ? addr - (uint64_t)(uintptr_t)export->addr : 0;
+    return export && offset <= export->len && len <= export->len - offset ? export->addr + offset : NULL;
 }
 
 void wi_ucx_mem_deregister(struct wi_mr *base)
 {
     struct wi_ucx_mr *mr = WI_UCX_CONTAINER(base, struct wi_ucx_mr, base);
     struct wi_ucx_iface *iface = WI_UCX_CONTAINER(base->iface, struct wi_ucx_iface, base);
-    wi_ucx_table_remove(&iface->regions, mr->region);
     ucp_mem_unmap(iface->context, mr->mem);
     free(mr);
 }
 
-weir_status wi_ucx_mem_export(struct wi_mr *base, const void *addr, size_t len, void *blob, size_t *blob_len)
+static weir_status write_key(const struct wi_ucx_export *export, const struct wi_ucx_mr *mr, void *blob, size_t *blob_len)
 {
-    (void)addr, (void)len; /* UCX's keys cover the whole registration; the front checks the range */
-    struct wi_ucx_mr *mr = WI_UCX_CONTAINER(base, struct wi_ucx_mr, base);
     void *packed;
     size_t packed_len;
-    struct wi_ucx_iface *iface = WI_UCX_CONTAINER(base->iface, struct wi_ucx_iface, base);
-    ucs_status_t status = ucp_rkey_pack(iface->context, mr->mem, &packed, &packed_len);
+    ucs_status_t status = ucp_rkey_pack(export->iface->context, mr->mem, &packed, &packed_len);
     if (status != UCS_OK)
         return wi_ucx_error(status, "cannot export memory");
     weir_status result = WEIR_OK;
-    struct key_head head = {iface->instance, mr->region};
+    const struct key_head head = {export->iface->instance, export->key};
     if (packed_len + sizeof(head) <= *blob_len) {
         memcpy(blob, &head, sizeof(head));
         memcpy((unsigned char *)blob + sizeof(head), packed, packed_len);
@@ -114,6 +107,40 @@ weir_status wi_ucx_mem_export(struct wi_mr *base, const void *addr, size_t len, 
     }
     ucp_rkey_buffer_release(packed);
     return result;
+}
+
+weir_status wi_ucx_mem_export(struct wi_mr *base, const void *addr, size_t len, void *blob, size_t *blob_len,
+                              struct wi_export **out)
+{
+    struct wi_ucx_mr *mr = WI_UCX_CONTAINER(base, struct wi_ucx_mr, base);
+    struct wi_ucx_export *export = calloc(1, sizeof(*export));
+    if (!export)
+        return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for an export");
+    export->iface = WI_UCX_CONTAINER(base->iface, struct wi_ucx_iface, base);
+    export->addr = mr->addr + ((const unsigned char *)addr - mr->addr);
+    export->len = len;
+    weir_status status = wi_ucx_table_enter(&export->iface->exports, export, &export->key);
+    if (status != WEIR_OK) {
+        free(export);
+        return status;
+    }
+    status = write_key(export, mr, blob, blob_len);
+    if (status != WEIR_OK) {
+        wi_ucx_mem_unexport(&export->base);
+        return status;
+    }
+    *out = &export->base;
+    return WEIR_OK;
+}
+
+/* What comes by messages is refused from now on. RDMA lanes do not ask. */
+bool wi_ucx_mem_unexport(struct wi_export *base)
+{
+    struct wi_ucx_export *export = WI_UCX_CONTAINER(base, struct wi_ucx_export, base);
+    bool revoked = !export->iface->rdma;
+    wi_ucx_table_remove(&export->iface->exports, export->key);
+    free(export);
+    return revoked;
 }
 
 /* Needs a connected endpoint: before that UCX does not know which transports the key is for. */
@@ -177,7 +204,7 @@ weir_status wi_ucx_rkey_import(struct weir_ep *base, const void *blob, size_t bl
     struct wi_ucx_rkey *rkey = calloc(1, sizeof(*rkey) + packed_len);
     if (!rkey)
         return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for a remote key");
-    rkey->region = head.region;
+    rkey->key = head.key;
     rkey->blob_len = packed_len;
     memcpy(rkey->blob, (const unsigned char *)blob + sizeof(head), packed_len);
     weir_status status = base->ready && ep->native ? wi_ucx_rkey_unpack(rkey, ep) : WEIR_OK;

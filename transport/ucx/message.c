@@ -107,7 +107,9 @@ static void greet(struct wi_ucx_conn *conn, const struct wi_ucx_hello *hello)
     wi_ucx_conn_greeted(conn, hello);
     conn->welcome_due = true;
     wi_ucx_silence_bound(iface);
-    conn->piece = wi_ucx_lanes_piece(conn->link.ucp);
+    bool rdma;
+    conn->piece = wi_ucx_lanes_piece(conn->link.ucp, &rdma);
+    iface->rdma |= rdma;
     conn->peer_id = hello->id;
     conn->link.peer_token = hello->token;
     wi_ucx_todo(&conn->link);

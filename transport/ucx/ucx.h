@@ -105,7 +105,7 @@ struct wi_ucx_ep {
 
 /* What a target owes for a get or a fetch_add. */
 struct wi_ucx_answer {
-    uint64_t number, region, addr, len, moved;
+    uint64_t number, key, addr, len, moved;
     uint64_t value;
     bool is_get;
 };
@@ -167,7 +167,8 @@ struct wi_ucx_iface {
 
     struct wi_list links;
     struct wi_ucx_table tokens; /* of links */
-    struct wi_ucx_table regions;
+    struct wi_ucx_table exports;
+    bool rdma; /* a peer has come through RDMA lanes: what it may reach it reaches by itself */
 
     struct wi_map conns;     /* of targets, see there */
     struct wi_list todo;     /* links to be served after UCX's progress */
@@ -195,7 +196,15 @@ struct wi_ucx_mr {
     ucp_mem_h mem;
     unsigned char *addr;
     size_t len;
-    uint64_t region; /* number in the table */
+};
+
+/* What a peer may reach by a key. */
+struct wi_ucx_export {
+    struct wi_export base;
+    struct wi_ucx_iface *iface;
+    unsigned char *addr;
+    size_t len;
+    uint64_t key; /* number in the table */
 };
 
 struct wi_ucx_rkey {
@@ -203,7 +212,7 @@ struct wi_ucx_rkey {
     ucp_rkey_h ucp; /* NULL until a native operation needs it */
     ucp_rkey_h map; /* NULL until it is mapped */
     uint32_t again; /* the endpoint's when `ucp` was made: it is for that connection */
-    uint64_t region;
+    uint64_t key;
     size_t blob_len;
     unsigned char blob[];
 };
@@ -283,7 +292,7 @@ void wi_ucx_ep_close(struct weir_ep *ep);
 void wi_ucx_ep_serve(struct wi_ucx_ep *ep);
 bool wi_ucx_ep_watch(struct wi_ucx_ep *ep, uint64_t now_ns);
 void wi_ucx_lanes_check(struct wi_ucx_ep *ep);
-size_t wi_ucx_lanes_piece(ucp_ep_h ucp);
+size_t wi_ucx_lanes_piece(ucp_ep_h ucp, bool *rdma); /* rdma: there may be RDMA lanes */
 void wi_ucx_deferred_serve(struct wi_ucx_ep *ep);
 void wi_ucx_flushes_serve(struct wi_ucx_ep *ep);
 void wi_ucx_conn_greeted(struct wi_ucx_conn *conn, const struct wi_ucx_hello *hello);
@@ -329,13 +338,13 @@ struct wi_ucx_ack {
 
 struct wi_ucx_put { /* the data follow */
     uint64_t token;
-    uint64_t region, addr;
+    uint64_t key, addr;
     uint64_t signal; /* to be counted afterwards */
 };
 
 struct wi_ucx_question { /* get: `value` bytes; fetch_add: `value` is added */
     uint64_t token;
-    uint64_t region, addr, value, number;
+    uint64_t key, addr, value, number;
 };
 
 struct wi_ucx_reply { /* get: data follow, or a refusal without any; fetch_add: `value` was there */
@@ -404,12 +413,14 @@ weir_status wi_ucx_flush(struct weir_ep *ep, weir_comp *comp);
 weir_status wi_ucx_mem_register(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
 void wi_ucx_mem_deregister(struct wi_mr *mr);
 weir_status wi_ucx_mem_alloc(struct wi_iface *iface, size_t len, void **addr, struct wi_mr **mr);
-weir_status wi_ucx_mem_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len);
+weir_status wi_ucx_mem_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len,
+                              struct wi_export **export);
+bool wi_ucx_mem_unexport(struct wi_export *export);
 weir_status wi_ucx_rkey_import(struct weir_ep *ep, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
                                struct weir_rkey **rkey);
 void wi_ucx_rkey_destroy(struct weir_rkey *rkey);
 weir_status wi_ucx_rkey_map(struct weir_rkey *rkey, uint64_t remote_addr, size_t len, void **ptr);
-void *wi_ucx_region_at(struct wi_ucx_iface *iface, uint64_t region, uint64_t addr, uint64_t len);
+void *wi_ucx_export_at(struct wi_ucx_iface *iface, uint64_t key, uint64_t addr, uint64_t len);
 weir_status wi_ucx_rkey_unpack(struct wi_ucx_rkey *rkey, const struct wi_ucx_ep *ep);
 
 #endif

@@ -33,15 +33,18 @@ weir_status wi_verbs_list_ep_create(struct wi_iface *iface, const void *address,
     return status;
 }
 
-weir_status wi_verbs_list_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len)
+weir_status wi_verbs_list_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len,
+                                 struct wi_export **export)
 {
     unsigned char part[PART_MAX];
     size_t part_len = sizeof(part), room = *blob_len;
-    weir_status status = wi_verbs_mem_export(mr, addr, len, part, &part_len);
+    weir_status status = wi_verbs_mem_export(mr, addr, len, part, &part_len, export);
     *blob_len = 0;
-    if (status == WEIR_OK && !wi_verbs_list_add(blob, room, blob_len, verbs_iface(mr->iface)->choice.slot, part, part_len))
-        status = wi_error(WEIR_ERR_RANGE, "export: %zu bytes are too little room for a verbs key", room);
-    return status;
+    if (status != WEIR_OK || wi_verbs_list_add(blob, room, blob_len, verbs_iface(mr->iface)->choice.slot, part, part_len))
+        return status;
+    wi_verbs_mem_unexport(*export);
+    *export = NULL;
+    return wi_error(WEIR_ERR_RANGE, "export: %zu bytes are too little room for a verbs key", room);
 }
 
 weir_status wi_verbs_list_import(struct weir_ep *ep, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,

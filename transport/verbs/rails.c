@@ -196,22 +196,44 @@ static weir_status mem_register(struct wi_iface *base, const struct wi_mem_desc 
     return WEIR_OK;
 }
 
-static weir_status mem_export(struct wi_mr *base, const void *addr, size_t len, void *blob, size_t *blob_len)
+static bool mem_unexport(struct wi_export *base)
+{
+    struct rails_export *export = (struct rails_export *)base;
+    bool revoked = true;
+    for (unsigned i = 0; i < WI_VERBS_RAILS_MAX; i++)
+        if (export->of[i])
+            revoked = wi_verbs_mem_unexport(export->of[i]) && revoked;
+    free(export);
+    return revoked;
+}
+
+static weir_status rail_export(struct verbs_iface *rail, struct wi_mr *mr, const void *addr, size_t len, void *blob,
+                               size_t room, size_t *blob_len, struct wi_export **export)
+{
+    unsigned char part[PART_MAX];
+    size_t part_len = sizeof(part);
+    weir_status status = wi_verbs_mem_export(mr, addr, len, part, &part_len, export);
+    if (status == WEIR_OK && !wi_verbs_list_add(blob, room, blob_len, rail->choice.slot, part, part_len))
+        status = wi_error(WEIR_ERR_RANGE, "export: %zu bytes are too little room for a verbs key", room);
+    return status;
+}
+
+static weir_status mem_export(struct wi_mr *base, const void *addr, size_t len, void *blob, size_t *blob_len,
+                              struct wi_export **out)
 {
     struct rails_iface *iface = rails_iface(base->iface);
     struct rails_mr *mr = (struct rails_mr *)base;
+    struct rails_export *export = calloc(1, sizeof(*export));
     size_t room = *blob_len;
+    weir_status status = export ? WEIR_OK : wi_error(WEIR_ERR_NO_MEMORY, "export: out of memory");
     *blob_len = 0;
-    for (unsigned i = 0; i < iface->count; i++) {
-        unsigned char part[PART_MAX];
-        size_t part_len = sizeof(part);
-        weir_status status = wi_verbs_mem_export(mr->mr[i], addr, len, part, &part_len);
-        if (status != WEIR_OK)
-            return status;
-        if (!wi_verbs_list_add(blob, room, blob_len, iface->rail[i]->choice.slot, part, part_len))
-            return wi_error(WEIR_ERR_RANGE, "export: %zu bytes are too little room for a verbs key", room);
-    }
-    return WEIR_OK;
+    for (unsigned i = 0; i < iface->count && status == WEIR_OK; i++)
+        status = rail_export(iface->rail[i], mr->mr[i], addr, len, blob, room, blob_len, &export->of[i]);
+    if (status == WEIR_OK)
+        *out = &export->base;
+    else if (export)
+        mem_unexport(&export->base);
+    return status;
 }
 
 static void rkey_destroy(struct weir_rkey *base)
@@ -327,6 +349,7 @@ const struct wi_transport_ops wi_rails_ops = {
     .mem_register = mem_register,
     .mem_deregister = mem_deregister,
     .mem_export = mem_export,
+    .mem_unexport = mem_unexport,
     .rkey_import = rkey_import,
     .rkey_destroy = rkey_destroy,
     .ep_create = wi_rails_ep_create,

@@ -81,6 +81,11 @@ struct rails_mr {
     struct wi_mr *mr[WI_VERBS_RAILS_MAX];
 };
 
+struct rails_export {
+    struct wi_export base;
+    struct wi_export *of[WI_VERBS_RAILS_MAX];
+};
+
 struct rails_rkey {
     struct weir_rkey base;
     struct weir_rkey *key[WI_VERBS_RAILS_MAX];

@@ -212,6 +212,7 @@ const struct wi_transport_ops wi_verbs_ops = {
     .mem_register = wi_verbs_mem_register,
     .mem_deregister = wi_verbs_mem_deregister,
     .mem_export = wi_verbs_list_export,
+    .mem_unexport = wi_verbs_mem_unexport,
     .rkey_import = wi_verbs_list_import,
     .rkey_destroy = wi_verbs_rkey_destroy,
     .ep_create = wi_verbs_list_ep_create,

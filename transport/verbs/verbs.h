@@ -24,7 +24,7 @@ enum {
     WI_VERBS_CQ_LOW = 2048,
     WI_VERBS_REPLY_DEPTH = 32, /* sends of a link at a time */
     WI_VERBS_LINK_BUCKETS = 256,
-    WI_VERBS_REGION_BUCKETS = 256,
+    WI_VERBS_EXPORT_BUCKETS = 1024,
     WI_VERBS_LIST = 8, /* operations that are given to the device at once, at most; longer ones hold up the target */
     WI_VERBS_WINDOWS_MAX = 65536, /* of one connection */
 };
@@ -76,21 +76,23 @@ void wi_verbs_device_close(struct verbs_device *device); /* safe on a half-open 
 
 /* ---- Memory (memory.c) ------------------------------------------------------------------------------------------- */
 
-/* A range of a region that was exported. Who knows the token may have windows on it. */
+/* A range of a region that was exported. Who knows the token may have windows on it, where there are such. */
 struct verbs_export {
+    struct wi_export base;
+    struct verbs_iface *iface;
+    uint64_t region; /* the region's number */
     uint64_t addr, len;
     uint64_t token[2];
-    struct ibv_mr *mr;            /* what windows are bound to: the region's, or one of just this range */
+    struct ibv_mr *mr;            /* what windows are bound to, or peers reach: the region's, or one of just this range */
+    bool own_mr;                  /* the latter */
     struct verbs_window *windows; /* through export_next */
-    struct verbs_export *next;
+    struct verbs_export *hash_next; /* by token */
 };
 
 struct verbs_mr {
     struct wi_mr base;
     struct ibv_mr *mr;
     uint64_t id; /* names it in keys */
-    struct verbs_export *exports;
-    struct verbs_mr *hash_next; /* by id */
 };
 
 /* ---- Connections (cm.c) ------------------------------------------------------------------------------------------ */
@@ -304,7 +306,7 @@ struct verbs_iface {
     struct verbs_ep *holding; /* endpoints with operations held back */
     uint32_t rounds;          /* calls of progress() */
     struct verbs_ep *asking;  /* endpoints with keys to ask for */
-    struct verbs_mr *regions[WI_VERBS_REGION_BUCKETS];
+    struct verbs_export *exports[WI_VERBS_EXPORT_BUCKETS];
 
     struct verbs_link *links;
     uint32_t followers; /* links that wait for an earlier one of their stream */
@@ -344,7 +346,8 @@ weir_status wi_verbs_open(const struct wi_iface_params *params, struct wi_iface 
 /* What a context with one device says and hears: lists with one part, or with more where the peer has more (list.c). */
 weir_status wi_verbs_list_address(struct wi_iface *iface, void *buf, size_t *len);
 weir_status wi_verbs_list_ep_create(struct wi_iface *iface, const void *address, size_t len, struct weir_ep **ep);
-weir_status wi_verbs_list_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len);
+weir_status wi_verbs_list_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len,
+                                 struct wi_export **export);
 weir_status wi_verbs_list_import(struct weir_ep *ep, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
                                  struct weir_rkey **rkey);
 
@@ -548,7 +551,9 @@ void wi_verbs_keepalive(struct verbs_iface *iface, uint64_t now_ns);
 
 weir_status wi_verbs_mem_register(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
 void wi_verbs_mem_deregister(struct wi_mr *mr);
-weir_status wi_verbs_mem_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len);
+weir_status wi_verbs_mem_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len,
+                                struct wi_export **export);
+bool wi_verbs_mem_unexport(struct wi_export *export);
 
 /* The export that a request names, NULL: there is none. */
 struct verbs_export *wi_verbs_export_find(struct verbs_iface *iface, const struct wi_verbs_request *request);

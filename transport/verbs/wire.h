@@ -186,12 +186,12 @@ static inline uint64_t wi_verbs_ring_next(uint64_t position, uint32_t len)
  *
  * What a key's blob tells. A window has to be asked for: the token proves that the range was exported, and the target
  * then binds a window of its device to that range and to the queue pair of the one connection, so that the device
- * itself refuses all else. Without windows the key is that of the whole region.
+ * itself refuses all else. Without windows the key is that of a registration of just the range.
  */
 
 struct wi_verbs_key {
     bool window;
-    uint32_t rkey;   /* without window: the region's */
+    uint32_t rkey;   /* without window: that of the range's registration */
     uint64_t region; /* with window: the region's number, and the export's token */
     uint64_t token[2];
 };
