@@ -354,6 +354,7 @@ static int uses(struct ends *ends)
     REFUSED(12, "weir_mem_acquire", weir_mem_acquire(ends->here, buffer, sizeof(buffer), &mem));
     REFUSED(13, "weir_mem_find", weir_mem_find(ends->here, ends->pool.source, BYTES, &mem));
     REFUSED(14, "weir_mem_export", weir_mem_export(ends->pool.source_mem, ends->pool.source, BYTES, buffer, &len));
+    REFUSED(29, "weir_mem_unexport", weir_mem_unexport(ends->pool.source_mem, buffer, len));
     REFUSED(15, "weir_rkey_import", weir_rkey_import(ends->ep, buffer, len, &rkey));
     REFUSED(16, "weir_mem_map_peer", weir_mem_map_peer(ends->pool.rkey, (uintptr_t)ends->pool.target, 8, &ptr));
     REFUSED(17, "weir_pool_create", weir_pool_create(ends->here, 0, &pool));
