@@ -18,6 +18,8 @@ static void fill(const struct process *process, void *buffer, size_t count, weir
         else
             ((float *)buffer)[i] = (float)value_of(process->rank, i);
     }
+    if (process->options->self_test && process->rank == 0)
+        memset(buffer, 0x40, weir_dtype_size(dtype));
 }
 
 static weir_status check(const struct process *process, const void *buffer, size_t count, weir_dtype dtype)

@@ -11,72 +11,109 @@
 
 enum { SAMPLES_MAX = 1 << 20 };
 
-typedef weir_status post_fn(struct pair *pair, size_t size, weir_comp *comp);
+enum { SPOILT = 5, TOLD_AT = 8 };
+
+typedef weir_status post_fn(struct pair *pair, struct process *process, size_t size, weir_comp *comp);
+
+/* Looks, at the side that was sent to, whether all of `count` operations over all sizes have come. */
+typedef weir_status verify_fn(struct pair *pair, struct process *process, uint64_t count);
 
 /* One kind of operation. */
 struct stream {
     post_fn *post;
     bool each;      /* every operation has a completion; else the last of a half window ends those before it */
     bool reads;     /* data comes from the partner */
-    bool unchecked; /* data is not compared */
-    size_t size_max;
+    bool unlike;    /* it moves no data of the user's from memory to memory */
+    verify_fn *verify; /* NULL: there is nothing to count */
 };
 
 /* ---- Operations ---------------------------------------------------------------------------------------------------- */
 
-static weir_status post_put(struct pair *pair, size_t size, weir_comp *comp)
+static weir_status post_put(struct pair *pair, struct process *process, size_t size, weir_comp *comp)
 {
+    (void)process;
     return weir_put(pair->ep, pair->source, pair->source_mem, size, pair->remote, pair->rkey, comp);
 }
 
 /* The second signal of the pair: the first one tells the end. */
-static weir_status post_put_signal(struct pair *pair, size_t size, weir_comp *comp)
+static weir_status post_put_signal(struct pair *pair, struct process *process, size_t size, weir_comp *comp)
 {
+    (void)process;
     return weir_put_signal(pair->ep, pair->source, pair->source_mem, size, pair->remote, pair->rkey,
                            pair->partner_signal + 1, comp);
 }
 
-static weir_status post_get(struct pair *pair, size_t size, weir_comp *comp)
+static weir_status post_get(struct pair *pair, struct process *process, size_t size, weir_comp *comp)
 {
+    (void)process;
     return weir_get(pair->ep, pair->source, pair->source_mem, size, pair->remote, pair->rkey, comp);
 }
 
-static weir_status post_fetch_add(struct pair *pair, size_t size, weir_comp *comp)
+static weir_status post_fetch_add(struct pair *pair, struct process *process, size_t size, weir_comp *comp)
 {
     (void)size;
-    return weir_fetch_add(pair->ep, 1, (uint64_t *)(void *)pair->source, pair->source_mem, pair->remote, pair->rkey, comp);
+    uint64_t value = process->options->self_test && pair->posted == SPOILT ? 2 : 1;
+    return weir_fetch_add(pair->ep, value, (uint64_t *)(void *)pair->source, pair->source_mem, pair->remote, pair->rkey, comp);
 }
 
 /* Messages have no completion of their own: the data is copied before the call returns. */
-static weir_status post_send(struct pair *pair, size_t size, weir_comp *comp)
+static weir_status post_send(struct pair *pair, struct process *process, size_t size, weir_comp *comp)
 {
     (void)comp;
+    bool spoilt = process->options->self_test && pair->posted == SPOILT;
+    check_stamp(pair->source, size, spoilt ? 0 : pair->posted);
     return weir_send(pair->ep, pair->source, size);
 }
 
+/* ---- What came of them --------------------------------------------------------------------------------------------- */
+
+static weir_status verify_signals(struct pair *pair, struct process *process, uint64_t count)
+{
+    return check_count(process, "signals", weir_signal_read(process->ctx, pair->signal + 1), count);
+}
+
+static weir_status verify_adds(struct pair *pair, struct process *process, uint64_t count)
+{
+    return check_count(process, "additions", *(const uint64_t *)(const void *)pair->buffer, count);
+}
+
+static weir_status verify_messages(struct pair *pair, struct process *process, uint64_t count)
+{
+    return check_count(process, "messages", pair->came, count);
+}
+
 static const struct stream put_stream = {.post = post_put};
-static const struct stream put_signal_stream = {.post = post_put_signal};
+static const struct stream put_signal_stream = {.post = post_put_signal, .verify = verify_signals};
 static const struct stream get_stream = {.post = post_get, .each = true, .reads = true};
-static const struct stream fetch_add_stream = {.post = post_fetch_add, .each = true, .unchecked = true, .size_max = 8};
-static const struct stream send_stream = {.post = post_send, .unchecked = true, .size_max = WEIR_MSG_MAX};
+static const struct stream fetch_add_stream = {.post = post_fetch_add, .each = true, .unlike = true, .verify = verify_adds};
+static const struct stream send_stream = {.post = post_send, .unlike = true, .verify = verify_messages};
 
 /* ---- Streaming ----------------------------------------------------------------------------------------------------- */
 
-static weir_status post_half(struct pair *pair, const struct stream *stream, size_t size, size_t half, weir_comp *comp)
+static weir_status post_half(struct pair *pair, struct process *process, const struct stream *stream, size_t size,
+                             size_t half, weir_comp *comp)
 {
     weir_status status = WEIR_OK;
-    for (size_t i = 0; i < half && status == WEIR_OK; i++)
-        status = stream->post(pair, size, stream->each || i + 1 == half ? comp : NULL);
+    for (size_t i = 0; i < half && status == WEIR_OK; i++) {
+        status = stream->post(pair, process, size, stream->each || i + 1 == half ? comp : NULL);
+        pair->posted++;
+    }
     return status;
 }
 
 /* Takes messages that came: the partner waits for room. */
-static void take_messages(struct process *process)
+static weir_status take_messages(struct pair *pair, struct process *process, size_t size)
 {
     unsigned char message[WEIR_MSG_MAX];
     size_t len = sizeof(message);
-    while (weir_recv(process->ctx, message, &len, NULL) == WEIR_OK)
+    weir_status status;
+    while ((status = weir_recv(process->ctx, message, &len, NULL)) == WEIR_OK) {
+        if (process->options->check && (status = check_message(process, message, len, size, pair->came)) != WEIR_OK)
+            return status;
+        pair->came++;
         len = sizeof(message);
+    }
+    return status == WEIR_ERR_AGAIN ? WEIR_OK : status;
 }
 
 /* How much to move, and what came of it. */
@@ -99,10 +136,10 @@ static weir_status pump(struct pair *pair, struct process *process, const struct
     weir_comp comp[2] = {WEIR_COMP_INIT, WEIR_COMP_INIT}, flushed = WEIR_COMP_INIT;
     double start = now_s(), last = start;
     size_t posted = 1;
-    weir_status status = post_half(pair, stream, size, p->half, &comp[0]);
+    weir_status status = post_half(pair, process, stream, size, p->half, &comp[0]);
     for (p->done = 0; p->done < posted && status == WEIR_OK; p->done++) {
         if (posted < p->count && (p->until_s == 0.0 || last < p->until_s))
-            status = post_half(pair, stream, size, p->half, &comp[posted++ % 2]);
+            status = post_half(pair, process, stream, size, p->half, &comp[posted++ % 2]);
         if (status == WEIR_OK)
             status = weir_wait(process->ctx, &comp[p->done % 2], -1);
         double now = now_s();
@@ -118,24 +155,28 @@ static weir_status pump(struct pair *pair, struct process *process, const struct
     return status;
 }
 
-/* Compares what arrived, at the side that received it. */
-static weir_status check_size(struct pair *pair, struct process *process, const struct stream *stream, size_t size)
+/* One operation of the one side, or the other; compares what arrived, at the side that received it. */
+static weir_status check_way(struct pair *pair, struct process *process, const struct stream *stream, size_t size,
+                             bool active)
 {
     struct pumped once = {.half = 1, .count = 1};
-    bool sender = stream->reads ? !pair->first : pair->first;
+    bool sender = stream->reads ? !active : active;
     unsigned char *theirs = stream->reads ? pair->buffer : pair->source;
     const unsigned char *ours = stream->reads ? pair->source : pair->buffer;
-    for (size_t i = 0; sender && i < size; i++)
-        theirs[i] = (unsigned char)(i * 31 + size * 7 + 1);
+    if (sender)
+        check_fill(process, theirs, size);
     weir_status status = pair_meet(pair, process);
-    if (status == WEIR_OK && pair->first)
+    if (status == WEIR_OK && active)
         status = pump(pair, process, stream, size, &once);
     if (status == WEIR_OK)
         status = pair_meet(pair, process);
-    for (size_t i = 0; status == WEIR_OK && !sender && i < size; i++)
-        if (ours[i] != (unsigned char)(i * 31 + size * 7 + 1))
-            return check_failed(process, size, i);
-    return status;
+    return status == WEIR_OK && !sender ? check_data(process, ours, size) : status;
+}
+
+static weir_status check_size(struct pair *pair, struct process *process, const struct stream *stream, size_t size)
+{
+    weir_status status = check_way(pair, process, stream, size, pair->first);
+    return status == WEIR_OK && process->options->both ? check_way(pair, process, stream, size, !pair->first) : status;
 }
 
 /* What all moved by the time that the last one took; rank 0 reports. Its own samples stand for all. */
@@ -164,8 +205,11 @@ static weir_status measure(struct pair *pair, struct process *process, const str
                            struct result *result, double *elapsed_s)
 {
     const struct options *options = process->options;
-    size_t half = options->window / 2 ? options->window / 2 : 1, count = iterations_for(options, size) / half + 3;
-    struct pumped warmup = {.half = half, .count = count / 10 + 2};
+    size_t half = options->window / 2 ? options->window / 2 : 1, iterations = iterations_for(options, size);
+    if (half > (iterations + 1) / 2)
+        half = (iterations + 1) / 2;
+    size_t count = iterations > half ? (iterations + half - 1) / half : 2; /* the last one counts for nothing */
+    struct pumped warmup = {.half = half, .count = options->warmup ? options->warmup / half + 1 : count / 10 + 2};
     struct pumped p = {.half = half, .count = count, .room = count};
     if (options->duration_s > 0.0) {
         p.count = SIZE_MAX;
@@ -194,20 +238,24 @@ static weir_status measure_single(struct pair *pair, struct process *process, co
                                   struct result *result, double *elapsed_s)
 {
     (void)elapsed_s;
-    size_t count = iterations_for(process->options, size), warmup = count / 10 + 1;
+    const struct options *options = process->options;
+    size_t count = iterations_for(options, size), warmup = options->warmup ? options->warmup : count / 10 + 1;
     double last = 0.0, *samples = calloc(count, sizeof(double));
     weir_status status = samples ? WEIR_OK : WEIR_ERR_NO_MEMORY;
     for (size_t i = 0; i < warmup + count && status == WEIR_OK; i++) {
         weir_comp comp = WEIR_COMP_INIT;
         if (i == warmup)
             last = now_s();
-        status = stream->post(pair, size, &comp);
+        status = stream->post(pair, process, size, &comp);
         if (status == WEIR_OK)
             status = weir_wait(process->ctx, &comp, -1);
         double now = now_s();
         if (i >= warmup)
             samples[i - warmup] = now - last;
         last = now;
+        if (status == WEIR_OK && options->check && stream->verify == verify_adds)
+            status = check_count(process, "earlier additions", *(const uint64_t *)(const void *)pair->source, pair->posted);
+        pair->posted++;
     }
     if (status == WEIR_OK)
         result_from_samples(samples, count, 1, size, result);
@@ -217,19 +265,33 @@ static weir_status measure_single(struct pair *pair, struct process *process, co
 
 /* ---- Both sides ---------------------------------------------------------------------------------------------------- */
 
-/* The passive side makes progress until the active one is done: emulated transports need it. */
-static weir_status serve(struct pair *pair, struct process *process, const struct stream *stream, uint64_t done)
+/* The end of a size is told with how many operations there were, which must not overtake them. */
+static weir_status tell_end(struct pair *pair, struct process *process)
 {
-    if (stream->post != post_send)
-        return weir_signal_wait(process->ctx, pair->signal, done, 60 * 60 * 1000);
+    weir_comp comp = WEIR_COMP_INIT;
+    memcpy(pair->source + TOLD_AT, &pair->posted, sizeof(pair->posted));
+    weir_status status = weir_put_signal(pair->ep, pair->source + TOLD_AT, pair->source_mem, sizeof(pair->posted),
+                                         pair->remote + TOLD_AT, pair->rkey, pair->partner_signal, &comp);
+    return status == WEIR_OK ? weir_wait(process->ctx, &comp, -1) : status;
+}
+
+/* The passive side makes progress until the active one is done: emulated transports need it. Then it looks what came. */
+static weir_status serve(struct pair *pair, struct process *process, const struct stream *stream, size_t size, uint64_t done)
+{
     weir_status status = WEIR_OK;
-    while (status == WEIR_OK && weir_signal_read(process->ctx, pair->signal) < done) {
-        take_messages(process);
+    if (stream->post != post_send)
+        status = weir_signal_wait(process->ctx, pair->signal, done, 60 * 60 * 1000);
+    while (stream->post == post_send && status == WEIR_OK && weir_signal_read(process->ctx, pair->signal) < done) {
+        status = take_messages(pair, process, size);
         weir_ctx_block(process->ctx, 10);
-        status = weir_ep_status(pair->ep);
+        if (status == WEIR_OK)
+            status = weir_ep_status(pair->ep);
     }
-    take_messages(process);
-    return status;
+    if (stream->post == post_send && status == WEIR_OK)
+        status = take_messages(pair, process, size);
+    uint64_t count;
+    memcpy(&count, pair->buffer + TOLD_AT, sizeof(count));
+    return status == WEIR_OK && stream->verify && process->options->check ? stream->verify(pair, process, count) : status;
 }
 
 typedef weir_status measure_fn(struct pair *pair, struct process *process, const struct stream *stream, size_t size,
@@ -244,24 +306,18 @@ static weir_status one_size(struct pair *pair, struct process *process, const st
     struct result result = {.size = size};
     double elapsed_s = 0.0;
     weir_status status = WEIR_OK;
-    if (stream->post == post_send && options->both) {
-        fprintf(stderr, "weir_perf: send_bw -b: messages wait for somebody who takes them; one side has to\n");
-        return WEIR_ERR_INVALID;
-    }
-    if (stream->size_max && size > stream->size_max) {
-        fprintf(stderr, "weir_perf: %s takes at most %zu bytes\n", options->benchmark->name, stream->size_max);
-        return WEIR_ERR_INVALID;
-    }
-    if (options->check && !stream->unchecked)
+    if (options->check && !stream->unlike)
         status = check_size(pair, process, stream, size);
+    else if (stream->post == post_send && active)
+        check_fill(process, pair->source, size);
     if (status == WEIR_OK)
         status = pair_meet(pair, process);
     if (status == WEIR_OK && active)
         status = how(pair, process, stream, size, &result, &elapsed_s);
     if (status == WEIR_OK && active)
-        status = weir_put_signal(pair->ep, NULL, NULL, 0, 0, NULL, pair->partner_signal, NULL);
+        status = tell_end(pair, process);
     if (status == WEIR_OK && (!active || options->both))
-        status = serve(pair, process, stream, (uint64_t)index + 1);
+        status = serve(pair, process, stream, size, (uint64_t)index + 1);
     if (status != WEIR_OK || how == measure) /* what one waits for alone has no sum */
         return status == WEIR_OK ? report_sum(process, &result, elapsed_s, index) : status;
     if (process->rank == 0)

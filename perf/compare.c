@@ -30,7 +30,7 @@ static const char *transport(void)
 
 int compare_instead(const struct options *options)
 {
-    char program[512] = "", script[640], sizes[1024] = "";
+    char program[512] = "", script[640], sizes[1024] = "", iterations[24];
     size_t used = 0;
     ssize_t len = readlink("/proc/self/exe", program, sizeof(program) - 1);
     if (len < 0 || !find_script(program, script, sizeof(script))) {
@@ -39,8 +39,9 @@ int compare_instead(const struct options *options)
     }
     for (int i = 0; i < options->size_count && used + 24 < sizeof(sizes); i++)
         used += (size_t)snprintf(sizes + used, sizeof(sizes) - used, "%s%zu", i ? "," : "", options->sizes[i]);
+    snprintf(iterations, sizeof(iterations), "%zu", options->iterations);
     execl(script, script, "sizes", "--benchmark", options->benchmark->name, "--transport", transport(), "--sizes", sizes,
-          "--weir-perf", program, (char *)NULL);
+          "--weir-perf", program, "--iterations", iterations, (char *)NULL);
     perror("weir_perf: --compare");
     return 1;
 }

@@ -15,9 +15,10 @@ static const char usage[] =
     "  -n, --iterations N    a size (default by size, 20 to 10000)\n"
     "  -w, --warmup N        not counted (default a tenth)\n"
     "  -D, --duration TIME   *_bw: measure for so long, e.g. 5s, instead of by iterations\n"
-    "  -q, --window N        *_bw: operations in flight (default 128)\n"
+    "  -q, -t, --window N    *_bw: operations in flight (default 128; perftest calls it --tx-depth)\n"
     "  -b, --both            *_bw: both sides of a pair send at once; the sum is reported\n"
-    "  -d, --device DEVICE   as WEIR_DEVICE: RDMA device and port, or a list\n"
+    "  -d, --device DEVICE   over verbs and this RDMA device, e.g. mlx5_0:1, or list of devices, as if WEIR_DEVICE,\n"
+    "                        WEIR_TRANSPORT=verbs and WEIR_INTRANODE=off were set, where the latter are not\n"
     "  -F                    taken for the sake of perftest's users; nothing here depends on the CPU's frequency\n"
     "  -r, --ranks N         processes to start (default 2); 2N make N pairs, whose sum *_bw report\n"
     "      --servers N       parameter servers to start besides (default 1 for ps)\n"
@@ -26,7 +27,8 @@ static const char usage[] =
     "      --ordinary        memory of malloc, registered, instead of the pool's\n"
     "      --unregistered    memory of malloc that nobody registered at the sending side\n"
     "      --compare         in alternation with ucx_perftest or, over verbs, perftest (perf/compare has more)\n"
-    "      --no-check        do not compare the data that arrives\n"
+    "      --no-check        do not compare the data that arrives, nor count what should have\n"
+    "      --self-test       spoil one operation of each size: the run must fail for it\n"
     "      --json            results as JSON\n"
     "  -h, --help            this text\n"
     "\n"
@@ -35,7 +37,7 @@ static const char usage[] =
     "\n"
     "Benchmarks:\n";
 
-enum { OPT_SERVERS = 256, OPT_THREADS, OPT_ORDINARY, OPT_UNREGISTERED, OPT_COMPARE, OPT_NO_CHECK, OPT_JSON };
+enum { OPT_SERVERS = 256, OPT_THREADS, OPT_ORDINARY, OPT_UNREGISTERED, OPT_COMPARE, OPT_NO_CHECK, OPT_SELF_TEST, OPT_JSON };
 
 static const struct option long_options[] = {
     {"size", required_argument, NULL, 's'},
@@ -54,6 +56,7 @@ static const struct option long_options[] = {
     {"both", no_argument, NULL, 'b'},
     {"device", required_argument, NULL, 'd'},
     {"no-check", no_argument, NULL, OPT_NO_CHECK},
+    {"self-test", no_argument, NULL, OPT_SELF_TEST},
     {"json", no_argument, NULL, OPT_JSON},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
@@ -82,7 +85,7 @@ static int add_size(struct options *options, uint64_t size)
     if (options->size_count == SIZES_MAX)
         return bad("-s", "", "at most 64 sizes");
     if (size == 0 || size > (uint64_t)1 << 36)
-        return bad("-s", "", "sizes are from 1 to 64G");
+        return bad("-s", size ? "(more than 64G)" : "0", "sizes are from 1 to 64G");
     options->sizes[options->size_count++] = (size_t)size;
     return 0;
 }
@@ -92,8 +95,8 @@ static int add_range(struct options *options, const char *text, char *dots)
 {
     uint64_t low, high;
     *dots = '\0';
-    if (weir_parse_size(text, &low) != WEIR_OK || weir_parse_size(dots + 2, &high) != WEIR_OK || low == 0)
-        return bad("-s", text, "use e.g. 8..4M");
+    if (weir_parse_size(text, &low) != WEIR_OK || weir_parse_size(dots + 2, &high) != WEIR_OK || low == 0 || low > high)
+        return bad("-s", text, "a range has the smaller size first, e.g. 8..4M");
     int result = 0;
     for (; low <= high && result == 0; low *= 2)
         result = add_size(options, low);
@@ -117,7 +120,7 @@ static int parse_sizes(struct options *options, char *text)
         if (result != 0)
             return result;
     }
-    return 0;
+    return options->size_count > 0 ? 0 : bad("-s", "", "no size given; use e.g. 64K");
 }
 
 static int parse_operation(struct options *options, const char *text)
@@ -146,6 +149,41 @@ static int parse_duration(struct options *options, const char *text)
     return 0;
 }
 
+/* -d asks for that device: what would pass it by is not meant. */
+static int choose_device(const char *device)
+{
+    if (setenv("WEIR_DEVICE", device, 1) || setenv("WEIR_TRANSPORT", "verbs", 0) || setenv("WEIR_INTRANODE", "off", 0))
+        return bad("-d", device, "out of memory");
+    return 0;
+}
+
+/* What perftest's users may type, and what it is called here. */
+static const struct elsewhere {
+    char letter;
+    const char *mend;
+} elsewhere[] = {
+    {'x', "the GID follows from the route; `weir doctor --to HOST` tells which one, -d or WEIR_INTERFACE choose"},
+    {'i', "the port goes with the device: -d mlx5_0:1"},
+    {'p', "the store's port is WEIR_MASTER_PORT, for processes of a launcher"},
+    {'I', "the longest inline write is WEIR_VERBS_INLINE"},
+    {'S', "the service level is WEIR_SL"},
+    {'T', "the traffic class is WEIR_TC"},
+    {'u', "the ack timeout is WEIR_VERBS_ACK_TIMEOUT"},
+    {'R', "connections are made by the connection manager anyway (WEIR_VERBS_CONNECT)"},
+    {'m', "the MTU is that of the path"},
+    {'c', "connections are reliable connections"},
+};
+
+static int say_mend(int letter)
+{
+    const char *mend = "--help lists the options";
+    for (size_t i = 0; i < sizeof(elsewhere) / sizeof(elsewhere[0]); i++)
+        if (elsewhere[i].letter == letter)
+            mend = elsewhere[i].mend;
+    fprintf(stderr, "weir_perf: %s\n", mend);
+    return 2;
+}
+
 static int help(void)
 {
     fputs(usage, stdout);
@@ -160,9 +198,11 @@ static int parse_one(struct options *options, int option, char *text)
     int result = 0;
     switch (option) {
     case 's':
+        options->all = false;
         return parse_sizes(options, text);
     case 'a': {
         char all[] = "1..4M";
+        options->all = true;
         return parse_sizes(options, all);
     }
     case 'n':
@@ -170,6 +210,7 @@ static int parse_one(struct options *options, int option, char *text)
     case 'w':
         return parse_count("-w", text, 1, 100000000, &options->warmup);
     case 'q':
+    case 't':
         return parse_count("-q", text, 1, 100000, &options->window);
     case 'r':
         result = parse_count("-r", text, 1, 256, &number);
@@ -200,22 +241,22 @@ static int parse_one(struct options *options, int option, char *text)
         options->both = true;
         return 0;
     case 'd':
-        return setenv("WEIR_DEVICE", text, 1) == 0 ? 0 : bad("-d", text, "out of memory");
+        return choose_device(text);
     case 'F':
         return 0;
-    case 'x':
-        return bad("-x", text, "the GID follows from the route; `weir doctor --to HOST` tells which one, -d or WEIR_INTERFACE choose");
     case OPT_NO_CHECK:
         options->check = false;
+        return 0;
+    case OPT_SELF_TEST:
+        options->self_test = true;
         return 0;
     case OPT_JSON:
         options->json = true;
         return 0;
     case 'h':
         return help();
-    default:
-        fprintf(stderr, "weir_perf --help lists the options\n");
-        return 2;
+    default: /* getopt has said that there is no such option, or that it needs a value */
+        return say_mend(optopt);
     }
 }
 
@@ -232,6 +273,8 @@ int options_parse(int argc, char **argv, struct options *options)
     *options = (struct options){.check = true, .window = 128};
     if (argc < 2 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0)
         return argc < 2 ? (help(), 2) : help();
+    if (argv[1][0] == '-')
+        return bad("the benchmark comes first, not", argv[1], "e.g. weir_perf put_lat -s 8");
     options->benchmark = find_benchmark(argv[1]);
     if (!options->benchmark)
         return bad("there is no benchmark", argv[1], "weir_perf --help lists them");
@@ -244,9 +287,10 @@ int options_parse(int argc, char **argv, struct options *options)
     }
     int option, result = 0;
     optind = 2;
-    while (result == 0 && (option = getopt_long(argc, argv, "s:an:w:q:r:o:D:bd:Fx:h", long_options, NULL)) != -1)
+    while (result == 0 && (option = getopt_long(argc, argv, "s:an:w:q:t:r:o:D:bd:Fh", long_options, NULL)) != -1)
         result = parse_one(options, option, optarg);
     if (result == 0 && optind < argc)
-        return bad("unexpected", argv[optind], "weir_perf --help lists the options");
+        return bad("unexpected", argv[optind],
+                   "no host is named here; on several hosts a launcher starts one process each (RANK, WORLD_SIZE, MASTER_ADDR)");
     return result;
 }

@@ -12,6 +12,7 @@ struct options {
     const struct benchmark *benchmark;
     size_t sizes[SIZES_MAX];
     int size_count;
+    bool all;          /* sizes by --all: those that fit */
     size_t iterations; /* 0: chosen by size */
     size_t warmup;     /* 0: a tenth of the iterations */
     size_t window;     /* operations in flight */
@@ -19,6 +20,7 @@ struct options {
     int servers;
     int threads;       /* pool: at most; 0: 2 */
     bool check;
+    bool self_test;        /* spoil one operation of each size: the check must notice */
     bool json;
     bool ordinary;         /* ordinary memory instead of the pool's */
     bool unregistered;     /* and not registered by us: the library does what it needs */
@@ -50,6 +52,8 @@ struct pair {
     uint32_t signal, partner_signal;
     int partner;
     bool first; /* the side that starts and measures */
+    uint64_t posted; /* operations of a stream, ours, over all sizes */
+    uint64_t came;   /* messages of the partner's stream */
 };
 
 /* What was measured at one size. Times are those of one operation; bandwidth counts payload bytes. */
@@ -64,10 +68,15 @@ struct benchmark {
     const char *name, *help;
     size_t default_sizes[8]; /* ends with the first 0 after index 0 */
     int ranks, servers;      /* when started by hand */
+    size_t unit, size_max;   /* sizes are multiples of it, and at most so many bytes; 0: any */
+    bool pairs;              /* of ranks */
     weir_status (*run)(struct process *process);
 };
 
 extern const struct benchmark benchmarks[]; /* ends with an entry without name */
+
+/* Do they fit the benchmark and this host? Told on standard error if not (fit.c). */
+bool options_fit(struct options *options);
 
 /* Parses the command line. 0: go on; 1: help was printed; 2: bad, told on standard error. */
 int options_parse(int argc, char **argv, struct options *options);
@@ -101,8 +110,22 @@ weir_status pair_meet(struct pair *pair, struct process *process);
 /* How many iterations for a size. */
 size_t iterations_for(const struct options *options, size_t size);
 
-/* Tells on standard error and gives WEIR_ERR_PROTOCOL: the data that arrived is not what was sent. */
+/* ---- check.c: each tells on standard error what is wrong, and gives WEIR_ERR_PROTOCOL ---- */
+
+/* The data at byte `at` that arrived is not what was sent. */
 weir_status check_failed(const struct process *process, size_t size, size_t at);
+
+/* Data of `size` bytes: makes them at the sender, compares them at the receiver. */
+void check_fill(const struct process *process, unsigned char *data, size_t size);
+weir_status check_data(const struct process *process, const unsigned char *data, size_t size);
+
+/* Numbers a message, which check_fill() has made; compares number, length, and mostly the rest. */
+void check_stamp(unsigned char *message, size_t size, uint64_t number);
+weir_status check_message(const struct process *process, const unsigned char *message, size_t len, size_t size,
+                          uint64_t number);
+
+/* Have as many come as were sent? */
+weir_status check_count(const struct process *process, const char *what, uint64_t came, uint64_t due);
 
 double now_s(void);
 

@@ -55,7 +55,7 @@ static weir_status measure(struct process *process, weir_ps_client *client, size
     double *samples = calloc(rounds, sizeof(double));
     weir_status status = samples ? weir_ps_table_open(client, &params, &table) : WEIR_ERR_NO_MEMORY;
     for (size_t i = 0; i < count; i++)
-        gradient[i] = 1.0f;
+        gradient[i] = i == 0 && options->self_test ? 2.0f : 1.0f;
     for (size_t i = 0; i < warmup && status == WEIR_OK; i++)
         status = once(table, operation, gradient, weights);
     if (status == WEIR_OK)

@@ -132,9 +132,3 @@ void report_end(const struct process *process)
         printf("\n]}\n");
     fflush(stdout);
 }
-
-weir_status check_failed(const struct process *process, size_t size, size_t at)
-{
-    fprintf(stderr, "weir_perf: rank %d: wrong data at byte %zu of %zu\n", process->rank, at, size);
-    return WEIR_ERR_PROTOCOL;
-}

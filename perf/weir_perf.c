@@ -4,20 +4,21 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Name, help, default sizes; ranks and servers when started by hand; what sizes are multiples of, and at most; pairs. */
 const struct benchmark benchmarks[] = {
-    {"put_lat", "half round trip of puts into polled memory (as ib_write_lat)", {8, 4096, 65536}, 2, 0, run_put_lat},
-    {"put_signal_lat", "half round trip of puts with a signal", {8, 4096, 65536}, 2, 0, run_put_signal_lat},
-    {"send_lat", "half round trip of control messages", {8, 1024, 4096}, 2, 0, run_send_lat},
-    {"get_lat", "a get and its end (as ib_read_lat)", {8, 4096, 65536}, 2, 0, run_get_lat},
-    {"fetch_add_lat", "a fetch_add and its end (as ib_atomic_lat)", {8}, 2, 0, run_fetch_add_lat},
-    {"put_bw", "bandwidth and rate of puts (as ib_write_bw)", {8, 4096, 65536, 1 << 20}, 2, 0, run_put_bw},
-    {"put_signal_bw", "of puts with a signal each", {8, 4096, 65536, 1 << 20}, 2, 0, run_put_signal_bw},
-    {"get_bw", "of gets (as ib_read_bw)", {8, 4096, 65536, 1 << 20}, 2, 0, run_get_bw},
-    {"fetch_add_bw", "rate of fetch_adds (as ib_atomic_bw)", {8}, 2, 0, run_fetch_add_bw},
-    {"send_bw", "bandwidth and rate of control messages", {8, 1024, 4096}, 2, 0, run_send_bw},
-    {"allreduce", "ring all-reduce over all ranks", {8, 65536, 1 << 20, 64 << 20}, 2, 0, run_allreduce},
-    {"ps", "requests to the parameter server", {4, 65536, 4 << 20}, 1, 1, run_ps},
-    {"pool", "alloc and free of pool memory beside malloc and free", {64, 4096, 65536}, 1, 0, run_pool},
+    {"put_lat", "half round trip of puts into polled memory (as ib_write_lat)", {8, 4096, 65536}, 2, 0, 1, 0, true, run_put_lat},
+    {"put_signal_lat", "half round trip of puts with a signal", {8, 4096, 65536}, 2, 0, 1, 0, true, run_put_signal_lat},
+    {"send_lat", "half round trip of control messages", {8, 1024, 4096}, 2, 0, 1, WEIR_MSG_MAX, true, run_send_lat},
+    {"get_lat", "a get and its end (as ib_read_lat)", {8, 4096, 65536}, 2, 0, 1, 0, true, run_get_lat},
+    {"fetch_add_lat", "a fetch_add and its end (as ib_atomic_lat)", {8}, 2, 0, 8, 8, true, run_fetch_add_lat},
+    {"put_bw", "bandwidth and rate of puts (as ib_write_bw)", {8, 4096, 65536, 1 << 20}, 2, 0, 1, 0, true, run_put_bw},
+    {"put_signal_bw", "of puts with a signal each", {8, 4096, 65536, 1 << 20}, 2, 0, 1, 0, true, run_put_signal_bw},
+    {"get_bw", "of gets (as ib_read_bw)", {8, 4096, 65536, 1 << 20}, 2, 0, 1, 0, true, run_get_bw},
+    {"fetch_add_bw", "rate of fetch_adds (as ib_atomic_bw)", {8}, 2, 0, 8, 8, true, run_fetch_add_bw},
+    {"send_bw", "bandwidth and rate of control messages", {8, 1024, 4096}, 2, 0, 1, WEIR_MSG_MAX, true, run_send_bw},
+    {"allreduce", "ring all-reduce over all ranks", {8, 65536, 1 << 20, 64 << 20}, 2, 0, 4, 0, false, run_allreduce},
+    {"ps", "requests to the parameter server", {4, 65536, 4 << 20}, 1, 1, 4, 0, false, run_ps},
+    {"pool", "alloc and free of pool memory beside malloc and free", {64, 4096, 65536}, 1, 0, 1, 0, false, run_pool},
     {0},
 };
 
@@ -41,26 +42,13 @@ static weir_status start(struct process *process)
     return status == WEIR_OK ? weir_pool_create(process->ctx, 0, &process->pool) : status;
 }
 
+/* A launcher chose how many there are. */
 static bool ranks_fit(const struct process *process)
 {
     const struct benchmark *benchmark = process->options->benchmark;
-    bool pairs =
-        benchmark->run != run_allreduce && benchmark->run != run_ps && benchmark->run != run_pool;
-    if (pairs && process->ranks % 2 != 0) {
-        fprintf(stderr, "weir_perf: %s needs an even number of ranks, not %d\n", benchmark->name, process->ranks);
-        return false;
-    }
-    return true;
-}
-
-/* Options that only streams have. */
-static bool options_fit(const struct options *options)
-{
-    const char *name = options->benchmark->name;
-    size_t len = strlen(name);
-    if ((!options->both && options->duration_s == 0.0) || (len > 3 && strcmp(name + len - 3, "_bw") == 0))
+    if (!benchmark->pairs || process->ranks % 2 == 0)
         return true;
-    fprintf(stderr, "weir_perf: %s: -b and -D are for the *_bw benchmarks\n", name);
+    fprintf(stderr, "weir_perf: %s needs an even number of ranks, not %d\n", benchmark->name, process->ranks);
     return false;
 }
 

@@ -37,6 +37,39 @@ class WeirPerf(unittest.TestCase):
                 if benchmark.endswith("_bw"):
                     self.assertGreater(row["total_mops"], 0)
 
+    def test_what_is_spoilt_is_noticed(self):
+        for benchmark in PAIRS + ["allreduce", "ps"]:
+            ways = [[]] if not benchmark.endswith("_bw") or benchmark == "send_bw" else [[], ["-b"]]
+            for way in ways:
+                done = perf(benchmark, "-n", "200", "-s", "8", "--self-test", *way)
+                self.assertEqual(done.returncode, 1, benchmark)
+                self.assertRegex(done.stderr, "wrong data|came of|not what came")
+
+    def test_every_message_is_counted(self):
+        for arguments in (["-n", "5000"], ["-n", "3", "-w", "2"], ["-D", "100ms"]):
+            self.result("send_bw", "-s", "1,8,4096", *arguments)
+            self.result("fetch_add_bw", *arguments)
+            self.result("fetch_add_bw", "-b", *arguments)
+
+    def test_iterations(self):
+        for count in (1, 2, 100, 1000):
+            row = self.result("put_bw", "-s", "8", "-n", str(count))["results"][0]
+            self.assertGreaterEqual(row["iterations"], count)
+            self.assertLess(row["iterations"], max(count + 64, 3))
+
+    def test_all_sizes_that_fit(self):
+        sizes = {benchmark: [row["bytes"] for row in self.result(benchmark, "-a", "-n", "2")["results"]]
+                 for benchmark in ("fetch_add_lat", "send_lat", "allreduce")}
+        self.assertEqual(sizes["fetch_add_lat"], [8])
+        self.assertEqual(sizes["send_lat"], [1 << power for power in range(13)])
+        self.assertEqual(sizes["allreduce"], [1 << power for power in range(2, 23)])
+
+    def test_a_device_means_verbs(self):
+        env = {name: value for name, value in os.environ.items() if not name.startswith("WEIR_")}
+        done = subprocess.run([PERF, "put_lat", "-d", "no_such_device"], env=env, capture_output=True, text=True, timeout=100)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("verbs", done.stderr)
+
     def test_over_a_network(self):
         for benchmark in PAIRS:
             self.result(benchmark, "-n", "40", "-s", "8", "-q", "8", WEIR_TRANSPORT="ucx", WEIR_INTRANODE="off",
@@ -62,12 +95,18 @@ class WeirPerf(unittest.TestCase):
     def test_wrong_options_are_explained(self):
         for arguments, text in ((["put_bw", "-x", "1"], "the GID follows from the route"), (["put_bw", "-D", "0"], "duration"),
                                 (["send_bw", "-s", "8K"], "at most 4096"), (["send_bw", "-b", "-n", "10"], "takes them"),
-                                (["fetch_add_lat", "-s", "16"], "at most 8"), (["bogus"], "there is no benchmark"),
+                                (["fetch_add_lat", "-s", "16"], "have 8 bytes"), (["bogus"], "there is no benchmark"),
+                                (["put_bw", "-s", ""], "no size"), (["put_bw", "-s", "4M..8"], "smaller size first"),
+                                (["put_bw", "-s", "64G", "-r", "64"], "this host has"), (["put_bw", "-i", "1"], "-d mlx5_0:1"),
+                                (["-s", "8", "put_bw"], "comes first"), (["put_bw", "otherhost"], "launcher"),
+                                (["ps", "-s", "6"], "multiples of 4"), (["put_bw", "--compare", "-b"], "--compare takes"),
+                                (["put_bw", "--bogus"], "unrecognized"),
                                 (["put_bw", "-s", "12Q"], "not a size"), (["put_bw", "-r", "3"], "even number"),
                                 (["put_lat", "-D", "1s"], "*_bw"), (["get_lat", "-b"], "*_bw")):
             done = perf(*arguments)
-            self.assertNotEqual(done.returncode, 0, arguments)
+            self.assertEqual(done.returncode, 2, arguments)
             self.assertIn(text, done.stderr)
+            self.assertEqual(done.stdout, "")
         self.assertEqual(perf("put_bw", "-F", "-n", "10", "-s", "8").returncode, 0)
         for benchmark in PAIRS:
             self.assertIn(benchmark, perf("--help").stdout)
@@ -83,13 +122,18 @@ class WeirPerf(unittest.TestCase):
             self.assertIn("ratio", done.stdout)
             lines = xml.dom.minidom.parse(svg).getElementsByTagName("polyline")
             self.assertEqual(len(lines), 2)
+            for arguments, text in ((["--rounds", "0"], "above 0"), (["--plot", "/nowhere/p.svg"], "No such file"),
+                                    (["--sizes", "8..4"], "smaller size first"), (["--sizes", ""], "not a size")):
+                done = subprocess.run([sys.executable, COMPARE, "sizes", *arguments], text=True, capture_output=True)
+                self.assertEqual(done.returncode, 2)
+                self.assertIn(text, done.stderr)
             with open(rows, encoding="utf-8") as file:
                 self.assertEqual([row["size"] for row in json.load(file)], [8, 4096])
 
 
     @unittest.skipUnless(shutil.which("ucx_perftest"), "ucx_perftest is not installed")
     def test_compare_from_the_benchmark(self):
-        done = perf("get_bw", "-s", "4K", "--compare")
+        done = perf("get_bw", "-s", "4K", "-n", "2000", "--compare")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stdout, r"get_bw 4096 B +[\d.]+ GB/s +ucx_perftest +[\d.]+ +ratio +[\d.]+")
         self.assertIn("put_lat", perf("send_lat", "--compare").stderr)
