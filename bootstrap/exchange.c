@@ -16,6 +16,7 @@
 struct wi_exchange_entry {
     struct wi_exchange_entry *next;
     uint32_t request;
+    uint32_t seen; /* looks at the connection, when it was asked after last */
     bool is_put, answered;
     weir_status status;
     size_t len;
@@ -126,25 +127,40 @@ static weir_status post(struct wi_client *client, const struct wi_message *messa
     return status;
 }
 
+/*
+ * Looks at the connection to the store, once for all requests that are asked after in turn: another look is due when the
+ * same one is asked after again. Whoever sleeps on the descriptor asks after all of them when it is readable.
+ */
+static void look(struct wi_exchange *exchange, struct wi_exchange_entry *entry)
+{
+    uint64_t count;
+    if (entry->seen == exchange->looks) {
+        if (read(exchange->news, &count, sizeof(count)) < 0 && errno != EAGAIN)
+            wi_debug("eventfd: %s", strerror(errno));
+        wi_client_pump(&exchange->boot->client);
+        exchange->looks++;
+    }
+    entry->seen = exchange->looks;
+}
+
 /* Begins the request or looks what has become of it. */
 static weir_status request(struct wi_exchange *exchange, struct wi_message *message, const char *key, void *value,
                            size_t *len)
 {
     struct wi_client *client = &exchange->boot->client;
-    uint64_t count;
     bool fresh = false;
-    if (read(exchange->news, &count, sizeof(count)) < 0 && errno != EAGAIN)
-        wi_debug("eventfd: %s", strerror(errno));
     pthread_mutex_lock(&client->lock);
     struct wi_exchange_entry **at = find(exchange, key);
     if (*at && !(*at)->answered)
-        wi_client_pump(client);
+        look(exchange, *at);
     weir_status status = *at ? outcome(at, value, len) : WEIR_ERR_AGAIN;
     bool over = status == WEIR_ERR_AGAIN && (client->failure != WEIR_OK || client->ended);
     if (over && *at) {
         drop(at);
     } else if (status == WEIR_ERR_AGAIN && !over && !*at) {
         struct wi_exchange_entry *entry = add(exchange, key, message->type == WI_WIRE_PUT);
+        if (entry)
+            entry->seen = exchange->looks;
         fresh = entry != NULL;
         message->request = entry ? entry->request : 0;
         status = entry ? WEIR_ERR_AGAIN : WEIR_ERR_NO_MEMORY;

@@ -19,7 +19,7 @@ struct wi_exchange {
     weir_exchange face;
     struct weir_boot *boot;
     int news; /* eventfd: an answer has come */
-    uint32_t serial;
+    uint32_t serial, looks; /* numbers of requests, and looks at the connection */
     struct wi_exchange_entry *buckets[WI_EXCHANGE_BUCKETS]; /* requests under way, by key; guarded by the client's lock */
 };
 

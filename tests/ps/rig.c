@@ -79,8 +79,13 @@ void skip_if_unusable(void)
     pid_t pid = fork();
     if (pid == 0) {
         weir_ctx *ctx;
-        if (weir_ctx_create(NULL, &ctx) == WEIR_OK) {
+        weir_boot *boot;
+        weir_boot_params params = job_params(0, 1, -1);
+        EXPECT_STATUS(WEIR_OK, weir_boot_create(&params, &boot));
+        weir_ctx_params ctx_params = {.size = sizeof(ctx_params), .exchange = weir_boot_exchange(boot)};
+        if (weir_ctx_create(&ctx_params, &ctx) == WEIR_OK) {
             weir_ctx_destroy(ctx);
+            weir_boot_destroy(boot);
             _exit(0);
         }
         printf("skipped: %s\n", weir_last_error());

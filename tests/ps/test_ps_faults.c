@@ -307,7 +307,8 @@ static void test_no_servers(void **state)
     weir_boot_params params = job_params(0, 1, -1);
     params.servers = 0;
     assert_int_equal(weir_boot_create(&params, &boot), WEIR_OK);
-    assert_int_equal(weir_ctx_create(NULL, &ctx), WEIR_OK);
+    weir_ctx_params ctx_params = {.size = sizeof(ctx_params), .exchange = weir_boot_exchange(boot)};
+    assert_int_equal(weir_ctx_create(&ctx_params, &ctx), WEIR_OK);
     assert_int_equal(weir_ps_client_create(ctx, boot, &client), WEIR_ERR_INVALID);
     assert_non_null(strstr(weir_last_error(), "no servers"));
     assert_int_equal(weir_ps_server_create(ctx, boot, &server), WEIR_ERR_INVALID);

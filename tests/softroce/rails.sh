@@ -12,6 +12,10 @@ if [ "${3-}" = inside ]; then
     TEST_CROSSED=rxe1:1,rxe0:1 "$build/tests/transport/verbs_rails" test_order
     tc qdisc del dev weirv1 root
     WEIR_VERBS_STRIPE=16K CONFORMANCE_SCALE=0.02 timeout -k 5 120 "$build/tests/transport/conformance"
+    CONFORMANCE_SCALE=0.02 timeout -k 5 120 "$build/tests/transport/reconnect"
+    # Connected through the store: an offer for each device.
+    WEIR_VERBS_CONNECT=store "$build/tests/transport/verbs_rails"
+    WEIR_VERBS_CONNECT=store CONFORMANCE_SCALE=0.02 timeout -k 5 120 "$build/tests/transport/reconnect" test_broken
     for wrong in rxe0:x rxe0,rxe0 rxe0,rxe7; do
         if WEIR_DEVICE=$wrong "$build/tools/weir" run -n 2 -- "$build/perf/weir_perf" put_lat -s 8 -n 10 >/tmp/out 2>&1; then
             echo "WEIR_DEVICE=$wrong is taken"

@@ -2,7 +2,8 @@
  * Connecting through an exchange (the job's store) instead of the connection manager: both sides tell each other their
  * queue pairs, and set them up by hand.
  *
- * The initiator leaves an offer where the target looks: in one of a few queues, by number, the first one that is free.
+ * The initiator leaves an offer where the target looks: in one of a few queues of its device, by number, the first one
+ * that is free.
  * The target answers under the offer's nonce, and the initiator says under it that it is up: until then it hears nothing,
  * so the target keeps quiet. What fails later is noticed by what is sent, and by keepalive: nobody tells of ends.
  *
@@ -23,9 +24,17 @@ enum { OFFERS_PER_LOOK = 64 };
 
 typedef char key_text[WEIR_EXCHANGE_KEY_MAX + 1];
 
-static void offer_key(uint64_t cookie, unsigned lane, uint32_t turn, key_text key)
+/* `slot`: the device's place in the target's WEIR_DEVICE. Its devices have one cookie, but an offer is for one of them. */
+static void offer_key(uint64_t cookie, unsigned slot, unsigned lane, uint32_t turn, key_text key)
 {
-    snprintf(key, sizeof(key_text), "weir/verbs/%016llx/%u/%u", (unsigned long long)cookie, lane, turn);
+    snprintf(key, sizeof(key_text), "weir/verbs/%016llx/%u/%u/%u", (unsigned long long)cookie, slot, lane, turn);
+}
+
+/* The target's queue by our own cookie, so that many initiators do not contend for the numbers of one. */
+static void own_offer_key(const struct verbs_ep *ep, key_text key)
+{
+    unsigned lane = ep->iface->choice.address.cookie % WI_VERBS_LANES;
+    offer_key(ep->address.cookie, ep->peer_slot, lane, ep->turn, key);
 }
 
 static void nonce_key(uint64_t nonce, const char *what, key_text key)
@@ -89,7 +98,6 @@ void wi_verbs_offer_question(struct verbs_ep *ep)
     ep->offer_ns = wi_now_ns();
 }
 
-/* The target's queue by our own cookie, so that many initiators do not contend for the numbers of one. */
 static weir_status put_offer(struct verbs_ep *ep)
 {
     struct verbs_iface *iface = ep->iface;
@@ -100,7 +108,7 @@ static weir_status put_offer(struct verbs_ep *ep)
     wi_verbs_offer_encode(&offer, value);
     for (;; ep->turn++) {
         key_text key;
-        offer_key(ep->address.cookie, iface->choice.address.cookie % WI_VERBS_LANES, ep->turn, key);
+        own_offer_key(ep, key);
         status = iface->exchange->put(iface->exchange->arg, key, value, sizeof(value));
         if (status != WEIR_ERR_MISMATCH)
             return status;
@@ -185,7 +193,7 @@ void wi_verbs_offer_end(struct verbs_ep *ep)
     key_text key;
     if (ep->offer == VERBS_OFFER_NONE)
         return;
-    offer_key(ep->address.cookie, ep->iface->choice.address.cookie % WI_VERBS_LANES, ep->turn, key);
+    own_offer_key(ep, key);
     if (ep->offer == VERBS_OFFER_STORED)
         nonce_key(ep->nonce, "answer", key);
     ep->iface->exchange->forget(ep->iface->exchange->arg, key);
@@ -289,7 +297,7 @@ static unsigned look_for_offers(struct verbs_iface *iface)
             unsigned char value[WEIR_EXCHANGE_VALUE_MAX];
             size_t len = sizeof(value);
             key_text key;
-            offer_key(iface->choice.address.cookie, lane, iface->offers_taken[lane], key);
+            offer_key(iface->choice.address.cookie, iface->choice.slot, lane, iface->offers_taken[lane], key);
             status = iface->exchange->get(iface->exchange->arg, key, value, &len);
             if (status == WEIR_OK)
                 take_offer(iface, value, len);
@@ -333,7 +341,7 @@ void wi_verbs_offers_close(struct verbs_iface *iface)
 {
     for (unsigned lane = 0; iface->exchange && lane < WI_VERBS_LANES; lane++) {
         key_text key;
-        offer_key(iface->choice.address.cookie, lane, iface->offers_taken[lane], key);
+        offer_key(iface->choice.address.cookie, iface->choice.slot, lane, iface->offers_taken[lane], key);
         iface->exchange->forget(iface->exchange->arg, key);
     }
 }

@@ -130,10 +130,6 @@ weir_status wi_verbs_open(const struct wi_iface_params *params, struct wi_iface 
     if (by_store && !params->exchange)
         return wi_error(WEIR_ERR_CONFIG, "WEIR_VERBS_CONNECT=store: this program gives its context no exchange "
                                          "(weir_ctx_params.exchange, e.g. weir_boot_exchange()); use cm");
-    if (by_store && count > 1)
-        return wi_error(WEIR_ERR_UNSUPPORTED, "WEIR_VERBS_CONNECT=store: several devices at once (WEIR_DEVICE=%s) need "
-                                              "WEIR_VERBS_CONNECT=cm",
-                        wi_config()->device);
     size_t size = ((size_t)params->signals * sizeof(uint64_t) + 63) / 64 * 64;
     uint64_t *signals = aligned_alloc(64, size);
     if (!signals)
