@@ -159,7 +159,8 @@ weir_status wi_ps_client_turn(weir_ps_client *client, struct wi_ps_wait *wait, c
     unsigned taken = 0;
     weir_status status = take_replies(client, &taken);
     uint32_t pending = pending_of(call);
-    for (int poll = 0; poll < WI_PS_POLLS && taken == 0 && status == WEIR_OK && pending_of(call) == pending; poll++) {
+    for (int poll = 0, polls = wi_ps_polls();
+         poll < polls && taken == 0 && status == WEIR_OK && pending_of(call) == pending; poll++) {
         weir_progress(client->ctx);
         status = take_replies(client, &taken);
     }

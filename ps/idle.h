@@ -1,6 +1,7 @@
 /*
  * How long to poll before sleeping: a short while without a pause, since most answers are a few microseconds away; then
  * for WEIR_SPIN giving the core away between polls, since whoever is waited for may need it; then weir_ctx_block().
+ * WEIR_SPIN=0 asks to sleep at once.
  */
 #ifndef WI_PS_IDLE_H
 #define WI_PS_IDLE_H
@@ -10,7 +11,11 @@
 
 #include <weir/transport.h>
 
-enum { WI_PS_POLLS = 64 };
+/* Polls without a pause. */
+static inline int wi_ps_polls(void)
+{
+    return wi_config()->spin_ns > 0 ? 64 : 1;
+}
 
 struct wi_ps_idle {
     uint64_t since_ns; /* 0: something happened just now */

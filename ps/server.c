@@ -212,7 +212,7 @@ static void flush_all(weir_ps_server *server)
 static weir_status serve_all(weir_ps_server *server, unsigned *frames)
 {
     weir_status status = WEIR_OK;
-    for (int poll = 0; poll < WI_PS_POLLS && *frames == 0 && status == WEIR_OK; poll++) {
+    for (int poll = 0, polls = wi_ps_polls(); poll < polls && *frames == 0 && status == WEIR_OK; poll++) {
         weir_progress(server->ctx);
         for (uint32_t i = 0; i < server->workers && status == WEIR_OK; i++)
             status = serve_peer(server, &server->peers[i], frames);

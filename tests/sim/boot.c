@@ -2,8 +2,21 @@
 
 #include "core/error.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+
+void boot_begin(struct boot_job *job, struct run *run, int servers)
+{
+    memset(job, 0, offsetof(struct boot_job, entry)); /* entries are many, and overwritten */
+    job->failure = WEIR_OK;
+    job->world = run->world;
+    job->ranks = run->ranks;
+    job->servers = servers;
+    job->dead = &run->dead;
+    job->timeout_ns = TIMEOUT_NS;
+    job->news_ns = wi_sim_between(&run->random, 0, 20000000);
+}
 
 int weir_boot_rank(const weir_boot *boot)
 {
@@ -13,6 +26,16 @@ int weir_boot_rank(const weir_boot *boot)
 int weir_boot_size(const weir_boot *boot)
 {
     return boot->job->ranks;
+}
+
+int weir_boot_servers(const weir_boot *boot)
+{
+    return boot->job->servers;
+}
+
+weir_role weir_boot_role(const weir_boot *boot)
+{
+    return boot->rank < boot->job->ranks - boot->job->servers ? WEIR_ROLE_WORKER : WEIR_ROLE_SERVER;
 }
 
 /* Nobody sleeps on a descriptor here: communicators look at weir_boot_check(). */
@@ -71,7 +94,7 @@ weir_status weir_boot_check(weir_boot *boot)
 void weir_boot_fail(weir_boot *boot, weir_status status, const char *sentence)
 {
     struct boot_job *job = boot->job;
-    if (job->failure != WEIR_OK)
+    if (job->failure != WEIR_OK || *job->dead >> boot->rank & 1)
         return;
     job->failure = status;
     job->failed_ns = wi_sim_now(job->world);

@@ -2,9 +2,6 @@
 #include "boot.h"
 #include "seeds.h"
 
-#include <stddef.h>
-#include <string.h>
-
 static struct boot_job job;
 
 enum { COUNT_MAX = 3000 };
@@ -82,10 +79,5 @@ void collectives_body(struct node *n)
 
 void collectives_begin(struct run *run)
 {
-    memset(&job, 0, offsetof(struct boot_job, entry));
-    job.failure = WEIR_OK;
-    job.world = run->world;
-    job.ranks = run->ranks;
-    job.timeout_ns = TIMEOUT_NS;
-    job.news_ns = wi_sim_between(&run->random, 0, 20000000);
+    boot_begin(&job, run, 0);
 }

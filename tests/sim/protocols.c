@@ -75,8 +75,7 @@ static void pause_at_random(struct node *n)
         wi_sim_sleep(n->run->world, draw(n, 0, 300000));
 }
 
-/* ---- connect: lazily, both sides at once, closed and made again ----------------------------------------------------
- */
+/* ---- connect: lazily, both sides at once, closed and made again -------------------------------------------------- */
 
 static bool visit(struct node *n, int peer)
 {
@@ -94,6 +93,12 @@ static bool visit(struct node *n, int peer)
     weir_ep_close(n->ep[peer]);
     n->ep[peer] = NULL;
     return good;
+}
+
+static uint64_t draw_shared(const struct run *run, uint64_t low, uint64_t high)
+{
+    uint64_t state = run->seed;
+    return wi_sim_between(&state, low, high);
 }
 
 static void connect_body(struct node *n)
@@ -124,8 +129,7 @@ static void connect_check(struct run *run)
     }
 }
 
-/* ---- put_signal: data before its signal; reads and atomics between
- * --------------------------------------------------- */
+/* ---- put_signal: data before its signal; reads and atomics between ----------------------------------------------- */
 
 enum { SLOT = AREA / 8, COUNTER_AT = AREA - 8 };
 
@@ -223,7 +227,7 @@ static void reader(struct node *n, uint64_t rounds)
 
 static void put_signal_body(struct node *n)
 {
-    uint64_t state = n->run->seed, rounds = wi_sim_between(&state, 1, 10);
+    uint64_t rounds = draw_shared(n->run, 1, 10);
     bool good = open_rank(n);
     meet(n, 1);
     if (good && n->rank == 0)
@@ -234,8 +238,7 @@ static void put_signal_body(struct node *n)
     close_rank(n);
 }
 
-/* ---- credits: many messages, a target that takes its time
- * ------------------------------------------------------------ */
+/* ---- credits: many messages, a target that takes its time -------------------------------------------------------- */
 
 struct parcel {
     uint32_t epoch, number;
@@ -322,8 +325,7 @@ static void credits_check(struct run *run)
     }
 }
 
-/* ---- reconnect: connections break and are made again; nothing acknowledged is lost, nothing comes twice
- * --------------- */
+/* ---- reconnect: connections break and are made again; nothing acknowledged is lost, nothing comes twice ---------- */
 
 /* Flushes, and takes messages meanwhile. True: all of this connection so far has arrived. */
 static bool flush_and_take(struct node *n, int peer)
@@ -426,16 +428,207 @@ static void reconnect_check(struct run *run)
                            (unsigned long long)run->node[1 - rank].came[rank][epoch]);
 }
 
+/* ---- at_once: everybody connects to everybody in the same moment, and closes in the same moment ------------------ */
+
+static uint64_t start_ns[EPOCHS]; /* of a round; 0: not known yet */
+
+/* Ranks that meet wake one after the other: the first says when to start. Some draw a little time more. */
+static void start_together(struct node *n, uint32_t round)
+{
+    meet(n, 2 * (int)round + 1);
+    if (start_ns[round] == 0)
+        start_ns[round] = now(n) + 2000000;
+    uint64_t at_ns = start_ns[round] + draw(n, 0, 1) * draw(n, 0, 100000);
+    if (at_ns > now(n))
+        wi_sim_sleep(n->run->world, at_ns - now(n));
+}
+
+/* A message and a signal to each other rank, the ways there being made meanwhile. */
+static bool greet_all(struct node *n, uint32_t round)
+{
+    int ranks = n->run->ranks, first = (int)draw(n, 1, (uint64_t)ranks - 1);
+    bool good = true, lazily = draw(n, 0, 3) == 0;
+    for (int i = 0; good && i < ranks - 1; i++) {
+        int peer = (n->rank + 1 + (first + i) % (ranks - 1)) % ranks;
+        good = make_ep(n, peer) && (lazily || call_ok(n, "connect", weir_ep_connect(n->ep[peer])));
+    }
+    for (int peer = 0; good && peer < ranks; peer++) {
+        uint64_t since_ns = now(n);
+        if (peer == n->rank)
+            continue;
+        good = send_parcel(n, peer, round, 0);
+        weir_status status =
+            good ? weir_put_signal(n->ep[peer], NULL, NULL, 0, 0, NULL, n->run->node[peer].signal, NULL) : WEIR_OK;
+        n->posted[peer] += good && status == WEIR_OK;
+        good = good && wait_ok(n, "put_signal", status, since_ns);
+    }
+    return good;
+}
+
+static bool flush_all(struct node *n)
+{
+    bool good = true;
+    for (int peer = 0; good && peer < n->run->ranks; peer++) {
+        uint64_t since_ns = now(n);
+        if (peer == n->rank)
+            continue;
+        good = flush_and_take(n, peer);
+        n->arrived[peer] += good;
+        good = wait_ok(n, "flush", good ? WEIR_OK : WEIR_ERR_PEER_GONE, since_ns);
+    }
+    return good;
+}
+
+static void at_once_begin(struct run *run)
+{
+    (void)run;
+    memset(start_ns, 0, sizeof(start_ns));
+}
+
+static void at_once_body(struct node *n)
+{
+    uint32_t rounds = (uint32_t)draw_shared(n->run, 1, 4);
+    bool good = open_rank(n);
+    for (uint32_t round = 0; good && round < rounds; round++) {
+        start_together(n, round);
+        good = greet_all(n, round) && flush_all(n);
+        meet(n, 2 * (int)round + 2);
+        while (take(n))
+            ;
+        for (int peer = 0; peer < n->run->ranks; peer++) {
+            weir_ep_close(n->ep[peer]);
+            n->ep[peer] = NULL;
+        }
+    }
+    meet(n, 2 * (int)rounds + 1);
+    n->told[0] = weir_signal_read(n->ctx, n->signal);
+    close_rank(n);
+}
+
+/* Each signal is counted once, and each message comes once. */
+static void at_once_check(struct run *run)
+{
+    connect_check(run);
+    for (int to = 0; to < run->ranks; to++) {
+        for (int from = 0; from < run->ranks; from++) {
+            uint64_t came = 0, arrived = run->node[from].arrived[to];
+            for (int round = 0; round < EPOCHS; round++)
+                came += run->node[to].came[from][round];
+            if (run->harmless && came != arrived)
+                run_failed(run, "rank %d sent %llu messages to rank %d, which got %llu", from,
+                           (unsigned long long)arrived, to, (unsigned long long)came);
+        }
+    }
+}
+
+/* ---- atomics: each fetch_add is carried out once, whatever is lost or comes twice -------------------------------- */
+
+enum { ADDS = 20, BATCH = 4 };
+
+struct add {
+    uint64_t value, found;
+};
+
+/* What each rank has added to the counter of rank 0. Those that were begun last have perhaps not come to an end. */
+static struct {
+    struct add adds[ADDS];
+    int begun, done;
+} adders[RANKS];
+
+/* Some at once. False: an error. */
+static bool add_some(struct node *n, uint64_t remote, weir_rkey *rkey, int count)
+{
+    struct add *adds = &adders[n->rank].adds[adders[n->rank].begun];
+    uint64_t *found = (uint64_t *)(void *)n->local, since_ns = now(n);
+    weir_status status = WEIR_OK;
+    for (int i = 0; i < count && status == WEIR_OK; i++) {
+        adds[i].value = draw(n, 1, 1000);
+        adders[n->rank].begun++;
+        status = weir_fetch_add(n->ep[0], adds[i].value, &found[i], n->local_mem, remote, rkey, &n->comp);
+    }
+    weir_status ended = weir_wait(n->ctx, &n->comp, -1);
+    if (!wait_ok(n, "fetch_add", status == WEIR_OK ? ended : status, since_ns))
+        return false;
+    for (int i = 0; i < count; i++)
+        adds[i].found = found[i];
+    adders[n->rank].done += count;
+    return true;
+}
+
+static void atomics_body(struct node *n)
+{
+    weir_rkey *rkey = NULL;
+    uint64_t remote;
+    bool good = open_rank(n);
+    adders[n->rank].begun = adders[n->rank].done = 0;
+    meet(n, 1);
+    const struct node *to = &n->run->node[0];
+    good = good && make_ep(n, 0) && call_ok(n, "import", weir_rkey_import(n->ep[0], to->key, to->key_len, &rkey));
+    if (good)
+        weir_rkey_range(rkey, &remote, NULL);
+    for (int left = (int)draw(n, 1, ADDS), some; good && left > 0; left -= some) {
+        some = (int)draw(n, 1, left < BATCH ? (uint64_t)left : BATCH);
+        good = add_some(n, remote, rkey, some);
+        pause_at_random(n);
+    }
+    meet(n, 2);
+    weir_rkey_destroy(rkey);
+    close_rank(n);
+}
+
+/* Did two of them find the counter where it was only once? */
+static bool overlap(const struct add *a, const struct add *b)
+{
+    return a->found < b->found + b->value && b->found < a->found + a->value;
+}
+
+static void atomics_check(struct run *run)
+{
+    static struct add all[RANKS * ADDS];
+    uint64_t count = 0, done = 0, begun = 0, counter;
+    memcpy(&counter, run->node[0].area, sizeof(counter));
+    for (int rank = 0; rank < run->ranks; rank++) {
+        for (int i = 0; i < adders[rank].begun; i++) {
+            const struct add *add = &adders[rank].adds[i];
+            begun += add->value;
+            if (i >= adders[rank].done)
+                continue;
+            done += add->value;
+            if (add->found + add->value > counter)
+                run_failed(run, "rank %d was told of %llu in a counter that ends at %llu", rank,
+                           (unsigned long long)add->found, (unsigned long long)counter);
+            for (uint64_t k = 0; k < count; k++)
+                if (overlap(add, &all[k]))
+                    run_failed(run, "two additions found the counter at %llu", (unsigned long long)add->found);
+            all[count++] = *add;
+        }
+    }
+    if (counter < done || counter > begun)
+        run_failed(run, "the counter is at %llu; %llu were added for certain, at most %llu",
+                   (unsigned long long)counter, (unsigned long long)done, (unsigned long long)begun);
+}
+
 const struct protocol protocols[] = {
     {.name = "connect",
      .about = "endpoints made lazily, by all at once, closed and made again",
      .ranks_max = 4,
      .body = connect_body,
      .check = connect_check},
+    {.name = "at_once",
+     .about = "everybody connects to everybody in the same moment, and closes in the same moment",
+     .ranks_max = 5,
+     .begin = at_once_begin,
+     .body = at_once_body,
+     .check = at_once_check},
     {.name = "put_signal",
      .about = "data in parts, its signal after it, atomics between",
      .ranks_max = 4,
      .body = put_signal_body},
+    {.name = "atomics",
+     .about = "additions of many ranks to one counter",
+     .ranks_max = 6,
+     .body = atomics_body,
+     .check = atomics_check},
     {.name = "credits",
      .about = "more messages than there is room for, to a target that takes its time",
      .ranks_max = 4,
@@ -456,5 +649,12 @@ const struct protocol protocols[] = {
      .slow_ns = 2000000000,
      .begin = collectives_begin,
      .body = collectives_body},
+    {.name = "ps",
+     .about = "a parameter server, pushes and pulls under BSP and async, with ranks that die",
+     .ranks_max = 6,
+     .lingers = true,
+     .slow_ns = 2000000000,
+     .begin = ps_begin,
+     .body = ps_body},
 };
 const int protocol_count = sizeof(protocols) / sizeof(protocols[0]);

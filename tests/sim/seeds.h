@@ -15,6 +15,13 @@ enum { RANKS = 8, AREA = 16384, EPOCHS = 64 };
 #define TIMEOUT_NS   200000000ull /* WEIR_TIMEOUT of all runs */
 #define TIMEOUT_TEXT "200ms"
 
+/* Bugs that are built in here and not in the world (WI_SIM_BREAK_*). */
+enum {
+    BREAK_PS_LOST = 1u << 24,  /* a server acknowledges a push that it has not applied */
+    BREAK_PS_TWICE = 1u << 25, /* it applies one twice */
+    BREAK_PS_EARLY = 1u << 26, /* it answers before the step was applied */
+};
+
 struct run;
 
 /* One rank. */
@@ -54,6 +61,7 @@ struct run {
     uint64_t kind; /* of faults */
     bool harmless; /* all faults pass in time: no call may fail */
     bool prompt;   /* there are none: no wait may be long */
+    unsigned dead; /* a bit for each rank that was killed */
     uint64_t random;
     struct node node[RANKS];
     char failure[512];
@@ -76,6 +84,10 @@ extern const int protocol_count;
 /* collectives.c */
 void collectives_begin(struct run *run);
 void collectives_body(struct node *n);
+
+/* parameter_server.c */
+void ps_begin(struct run *run);
+void ps_body(struct node *n);
 
 /* The run has failed; the first reason counts. */
 void run_failed(struct run *run, const char *format, ...) __attribute__((format(printf, 2, 3)));

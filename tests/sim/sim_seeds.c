@@ -21,17 +21,24 @@
 static const struct {
     const char *name;
     unsigned bit;
-    const char *protocol; /* which sees it */
+    const char *protocol; /* which sees it; one that several see has a line for each */
 } bugs[] = {
     {"retransmit", WI_SIM_BREAK_RETRANSMIT, "connect"},
+    {"retransmit", WI_SIM_BREAK_RETRANSMIT, "at_once"},
     {"signal", WI_SIM_BREAK_SIGNAL, "put_signal"},
     {"order", WI_SIM_BREAK_ORDER, "put_signal"},
     {"once", WI_SIM_BREAK_ONCE, "credits"},
+    {"once", WI_SIM_BREAK_ONCE, "atomics"},
     {"ack", WI_SIM_BREAK_ACK, "put_signal"},
+    {"ack", WI_SIM_BREAK_ACK, "at_once"},
     {"credits", WI_SIM_BREAK_CREDITS, "credits"},
     {"probe", WI_SIM_BREAK_PROBE, "credits"},
+    {"probe", WI_SIM_BREAK_PROBE, "ps"},
     {"epoch", WI_SIM_BREAK_EPOCH, "reconnect"},
     {"wake", WI_SIM_BREAK_WAKE, "connect"},
+    {"ps-lost", BREAK_PS_LOST, "ps"},
+    {"ps-twice", BREAK_PS_TWICE, "ps"},
+    {"ps-early", BREAK_PS_EARLY, "ps"},
 };
 enum { BUGS = sizeof(bugs) / sizeof(bugs[0]) };
 
@@ -77,8 +84,9 @@ bool wait_ok(struct node *n, const char *what, weir_status status, uint64_t sinc
 static void kill_one(void *arg)
 {
     struct run *run = arg;
-    wi_sim_kill(run->world, (int)wi_sim_between(&run->random, 0, (uint64_t)run->ranks - 1),
-                wi_sim_draw(&run->random) % 2);
+    int victim = (int)wi_sim_between(&run->random, 0, (uint64_t)run->ranks - 1);
+    run->dead |= 1u << victim;
+    wi_sim_kill(run->world, victim, wi_sim_draw(&run->random) % 2);
 }
 
 static void break_one(void *arg)
@@ -314,7 +322,8 @@ static void usage(FILE *to)
         fprintf(to, "  %-18s %s\n", protocols[i].name, protocols[i].about);
     fprintf(to, "\nBugs:");
     for (int i = 0; i < BUGS; i++)
-        fprintf(to, " %s", bugs[i].name);
+        if (i == 0 || strcmp(bugs[i].name, bugs[i - 1].name) != 0)
+            fprintf(to, " %s", bugs[i].name);
     fprintf(to, "\n");
 }
 
@@ -389,6 +398,9 @@ int main(int argc, char **argv)
     }
     setenv("WEIR_TIMEOUT", TIMEOUT_TEXT, 1);
     setenv("WEIR_SPIN", "0us", 1);
+    setenv("WEIR_LOG", "error", 0);   /* ranks die by the thousands */
+    setenv("WEIR_PS_RING", "64K", 1); /* the smallest: it is filled often */
+    setenv("WEIR_PS_SHARDS", "8", 1);
     if (options.self_test)
         return self_test(&run) ? 0 : 1;
     if (wi_sim_world_create(&world) != WEIR_OK)
