@@ -7,17 +7,17 @@
 
 #include <stdlib.h>
 
-enum { RINGS = 3, SLOTS = 8, WORDS = 8 };
+enum { PEERS = 3, RINGS = 2 * PEERS, SLOTS = 8, WORDS = 8 };
 
-static struct shm_ring *rings[RINGS];
-static struct shm_peer peers[RINGS];
+static struct shm_ring *rings[RINGS]; /* two of each peer */
+static struct shm_peer peers[PEERS];
 static unsigned maps[RINGS];
 
 weir_status wi_shm_peer_get(struct shm_iface *shm, const struct shm_name *name, struct shm_peer **peer)
 {
     (void)shm;
     check(name->pid > 0 && name->fd >= 0);
-    if (name->pid > RINGS)
+    if (name->pid > PEERS)
         return WEIR_ERR_PEER_UNREACHABLE;
     *peer = &peers[name->pid - 1];
     (*peer)->refs++;
@@ -27,13 +27,13 @@ weir_status wi_shm_peer_get(struct shm_iface *shm, const struct shm_name *name, 
 void wi_shm_peer_put(struct shm_iface *shm, struct shm_peer *peer)
 {
     (void)shm;
-    check(peer >= peers && peer < peers + RINGS);
+    check(peer >= peers && peer < peers + PEERS);
     peer->refs--;
 }
 
 void wi_shm_peer_call(struct shm_peer *peer, uint32_t whom)
 {
-    check(peer >= peers && peer < peers + RINGS);
+    check(peer >= peers && peer < peers + PEERS);
     check((whom & ~SHM_CALL_RING) < SHM_RING_MAX);
 }
 
@@ -60,10 +60,11 @@ struct shm_ring *wi_shm_ring_map(const struct shm_segment *segment, uint32_t ind
     int peer = (int)((const struct shm_peer *)(const void *)((const char *)segment -
                                                             offsetof(struct shm_peer, segment)) -
                      peers);
-    if (index > 0 || maps[peer] > 0) /* a ring is read once here, so that what it holds is one channel's */
+    int ring = 2 * peer + (int)index;
+    if (index > 1 || maps[ring] > 0) /* a ring is read once here, so that what it holds is one channel's */
         return NULL;
-    maps[peer]++;
-    return rings[peer];
+    maps[ring]++;
+    return rings[ring];
 }
 
 void wi_shm_ring_unmap(struct shm_ring *ring)
@@ -77,7 +78,10 @@ void wi_shm_ring_unmap(struct shm_ring *ring)
 static void announce(struct shm_iface *shm, struct bytes_of *input)
 {
     struct shm_channel_slot *slot = &shm->own.channels[take_byte(input) % SLOTS];
-    slot->ring = take_byte(input) % 32 ? 0 : take_word(input);
+    uint8_t ring = take_byte(input);
+    slot->ring = ring % 32 ? ring & 1u : take_word(input);
+    slot->stream = ring >> 1 & 1;
+    slot->again = ring >> 6;
     slot->sender.pid = take_byte(input) % 6;
     slot->sender.fd = (int8_t)take_byte(input);
     slot->sender_id = take_byte(input);
@@ -151,7 +155,7 @@ static void scribble(struct shm_ring *ring, struct bytes_of *input)
 static void look(struct shm_iface *shm, struct bytes_of *input)
 {
     wi_shm_calls_answer(shm, shm->own.header->doorbell);
-    for (int i = 0; i < RINGS && take_byte(input) % 8 == 0; i++)
+    for (int i = 0; i < PEERS && take_byte(input) % 8 == 0; i++)
         wi_shm_peer_channels_look(shm, &peers[i]);
     for (int i = take_byte(input) % 8; i > 0; i--) {
         struct wi_msg *msg = wi_shm_msg_peek(&shm->base);
@@ -184,7 +188,7 @@ static void one_turn(struct shm_iface *shm, struct bytes_of *input, const struct
         call(shm, input);
         break;
     case 6:
-        peers[what / 8 % RINGS].gone = what & 0x80;
+        peers[what / 8 % PEERS].gone = what & 0x80;
         break;
     default:
         look(shm, input);
@@ -220,8 +224,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memset(shm->own.calls, 0, SHM_CALLS * sizeof(*shm->own.calls));
     for (int i = 0; i < RINGS; i++) {
         memset(rings[i], 0, offsetof(struct shm_ring, data) + 4096);
-        peers[i] = (struct shm_peer){0};
-        wi_list_init(&peers[i].channels);
+        peers[i / 2] = (struct shm_peer){0};
+        wi_list_init(&peers[i / 2].channels);
     }
     shm->announced_seen = shm->doorbell_seen = 0;
     exports[1] = &export;
@@ -229,7 +233,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         one_turn(shm, &input, &export);
     wi_shm_channels_close(shm);
     check(shm->channel_count == 0 && shm->followers == 0 && wi_list_empty(&shm->ready));
-    check(peers[0].refs + peers[1].refs + peers[2].refs == 0 && maps[0] + maps[1] + maps[2] == 0);
+    for (int i = 0; i < RINGS; i++)
+        check(peers[i / 2].refs == 0 && maps[i] == 0);
     free(memory);
     return 0;
 }
