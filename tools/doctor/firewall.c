@@ -63,7 +63,8 @@ static void see_line(struct ruleset *rules, char *line, int port)
     line[strcspn(line, "\n")] = '\0';
     line += strspn(line, " \t");
     if (sscanf(line, "table %63[^{]", rules->table) == 1 || sscanf(line, "chain %63[^ {]", rules->chain) == 1) {
-        rules->table[strcspn(rules->table, "{") - (strchr(rules->table, '\0')[-1] == ' ')] = '\0';
+        size_t len = strlen(rules->table);
+        rules->table[len > 0 && rules->table[len - 1] == ' ' ? len - 1 : len] = '\0';
         rules->input = false;
     } else if (strncmp(line, "type ", 5) == 0 && strstr(line, " hook ")) {
         rules->input = strstr(line, "hook input") || strstr(line, "hook prerouting") || strstr(line, "hook ingress");

@@ -3,6 +3,7 @@
 #include "rdma.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +35,15 @@ static weir_status exchange(struct peer *peer, const char *name, const void *min
     if (status == WEIR_OK && got != len)
         status = peer_error(peer, WEIR_ERR_MISMATCH, "the peer's doctor is of another version");
     return status;
+}
+
+/* What the peer says of the stage, made such that it can be used. */
+static void mend_outcome(struct peer_outcome *theirs)
+{
+    theirs->text[sizeof(theirs->text) - 1] = '\0';
+    for (size_t i = 0; i < sizeof(theirs->value) / sizeof(theirs->value[0]); i++)
+        if (!isfinite(theirs->value[i]))
+            theirs->value[i] = 0;
 }
 
 /* ---- Stages ------------------------------------------------------------------------------------------------------ */
@@ -268,7 +278,7 @@ static bool run_stage(struct peer *peer, int number)
         snprintf(peer->mine.text, sizeof(peer->mine.text), "%s", weir_last_error());
     snprintf(name, sizeof(name), "%d", number);
     weir_status told = exchange(peer, name, &peer->mine, &peer->theirs, sizeof(peer->mine));
-    peer->theirs.text[sizeof(peer->theirs.text) - 1] = '\0';
+    mend_outcome(&peer->theirs);
     if (told == WEIR_OK && peer->mine.status == WEIR_OK && peer->theirs.status == WEIR_OK) {
         stage->say(peer);
         return true;

@@ -14,6 +14,14 @@
 static const char *const level_names[] = {"ok", "note", "warn", "fail"};
 static const char *const level_colours[] = {"32", "36", "33", "31"};
 
+/* Some of it is what peers and files say, which must neither move a terminal's cursor nor look like further lines. */
+static void make_plain(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < ' ' || (unsigned char)*text >= 0x7f)
+            *text = '?';
+}
+
 void doctor_say(struct doctor *doctor, enum doctor_level level, const char *format, ...)
 {
     if (doctor->count == DOCTOR_FINDINGS_MAX)
@@ -24,6 +32,7 @@ void doctor_say(struct doctor *doctor, enum doctor_level level, const char *form
     va_start(arguments, format);
     vsnprintf(text, sizeof(text), format, arguments);
     va_end(arguments);
+    make_plain(text);
     char *mend = strstr(text, " -> ");
     if (mend) {
         *mend = '\0';
