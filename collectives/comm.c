@@ -198,6 +198,7 @@ weir_status wi_comm_fail(struct weir_comm *comm, weir_status status)
     comm->status = job == WEIR_OK ? status : job;
     snprintf(comm->sentence, sizeof(comm->sentence), "%s", job == WEIR_OK ? own : weir_last_error());
     settle(comm);
+    wi_buffers_leave(comm);
     return wi_error(comm->status, "%s", comm->sentence);
 }
 

@@ -32,6 +32,7 @@ struct wi_peer {
     weir_rkey *rkey; /* of its block */
     uint64_t block;  /* address of its block */
     size_t max_inline;
+    bool maps; /* shared memory: either can map the pools of the other */
     uint32_t arrivals[WI_LINKS_MAX]; /* its signals, by link: messages for it */
     uint32_t credits[WI_LINKS_MAX];  /* slots given back to it */
     uint32_t offers;                 /* offers for it */
@@ -69,7 +70,7 @@ struct wi_run {
     struct wi_call call;
     const unsigned char *input;
     unsigned char *result;
-    weir_mem *input_mem, *result_mem; /* regions these lie in, where that matters and there are any */
+    weir_mem *input_mem, *result_mem; /* regions these lie in, where that matters and there are any; perhaps acquired */
     bool input_sendable;              /* messages can be sent from where the input lies */
     bool result_sendable;
     bool offered;            /* the left neighbour writes results straight into `result` */
@@ -93,6 +94,7 @@ struct weir_comm {
     uint32_t lanes, slots, batch;
     uint64_t timeout_ns;
     int watched_fd; /* -1: none */
+    enum { WI_UNKNOWN, WI_KEPT, WI_NOT_KEPT } registrations; /* those that are acquired, by the context (buffers.c) */
 
     uint32_t links;
     struct wi_link link[WI_LINKS_MAX];
@@ -118,6 +120,10 @@ struct weir_comm {
 
 /* Runs a collective to its end. `input` and `result` are the same for in-place and for broadcasts. */
 weir_status wi_run(struct weir_comm *comm, const struct wi_call *call, const void *input, void *result);
+
+/* Finds the regions of the caller's buffers, for the collective under way, and gives them back (buffers.c). */
+void wi_buffers_find(struct weir_comm *comm);
+void wi_buffers_leave(struct weir_comm *comm);
 
 /*
  * Ends the communicator after an error: tells the job, closes the endpoints so that nothing touches the caller's

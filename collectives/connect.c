@@ -224,6 +224,7 @@ static weir_status wait_peers(struct weir_comm *comm)
         weir_ep_attr attr;
         weir_ep_query(peer->ep, &attr);
         peer->max_inline = attr.max_inline;
+        peer->maps = attr.maps_peer;
     }
     return WEIR_OK;
 }

@@ -349,28 +349,6 @@ static weir_status turn(struct weir_comm *comm)
     }
 }
 
-/* Can all messages of this collective be sent from memory of ours that no region holds? */
-static bool sends_from_anywhere(const struct weir_comm *comm)
-{
-    return comm->link[0].to->max_inline >= comm->chunk;
-}
-
-/* Where the caller's buffers lie. It matters for large pieces only: small ones are copied anyway. */
-static void look_up_memory(struct weir_comm *comm)
-{
-    struct wi_run *run = &comm->run;
-    size_t bytes = run->schedule.count * run->schedule.elem;
-    if (!run->schedule.large)
-        return;
-    if (weir_mem_find(comm->ctx, run->input, bytes, &run->input_mem) != WEIR_OK)
-        run->input_mem = NULL;
-    if (weir_mem_find(comm->ctx, run->result, bytes, &run->result_mem) != WEIR_OK)
-        run->result_mem = NULL;
-    run->input_sendable = run->input_mem || sends_from_anywhere(comm);
-    run->result_sendable = run->result_mem || sends_from_anywhere(comm);
-    run->offered = run->schedule.offers && run->result_mem;
-}
-
 static weir_status run(struct weir_comm *comm, const struct wi_call *call, const void *input, void *result)
 {
     struct wi_run *run = &comm->run;
@@ -392,9 +370,13 @@ static weir_status run(struct weir_comm *comm, const struct wi_call *call, const
     run->reduce = wi_reduce_kernel(call->dtype);
     if (comm->ranks == 1)
         return WEIR_OK;
-    look_up_memory(comm);
+    wi_buffers_find(comm);
     weir_status status = run->schedule.offers ? wi_offer_send(comm) : WEIR_OK;
-    return status == WEIR_OK ? turn(comm) : status;
+    if (status == WEIR_OK)
+        status = turn(comm);
+    if (status == WEIR_OK) /* else once the endpoints are closed: peers may still write */
+        wi_buffers_leave(comm);
+    return status;
 }
 
 weir_status wi_run(struct weir_comm *comm, const struct wi_call *call, const void *input, void *result)

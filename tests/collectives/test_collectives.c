@@ -7,6 +7,7 @@
 
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -262,9 +263,63 @@ static void case_regions(struct job *job)
     free(send);
 }
 
-/* As over a transport that sends only from registered memory, whatever this one can do. */
+static void *map_at(struct job *job, void *where, size_t bytes)
+{
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | (where ? MAP_FIXED : 0);
+    void *pages = mmap(where, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    CHECK(pages != MAP_FAILED);
+    return pages;
+}
+
+/* Memory of the user's that comes and goes: what neighbours know of it must not be used for what is there next. */
+static void unmap_and_sum(struct job *job)
+{
+    enum { COUNT = 80000, BYTES = COUNT * sizeof(float) };
+    float *send = map_at(job, NULL, BYTES), *recv = map_at(job, NULL, BYTES);
+    for (int round = 0; round < 12; round++) {
+        if (round % 3 == job->rank % 3) { /* the same addresses, other pages */
+            munmap(recv, BYTES);
+            munmap(send, BYTES);
+            map_at(job, recv, BYTES);
+            map_at(job, send, BYTES);
+        } else if (round % 4 == 3) { /* kept, but other pages */
+            CHECK(madvise(recv, BYTES, MADV_DONTNEED) == 0);
+        }
+        for (size_t e = 0; e < COUNT; e++)
+            send[e] = (float)whole(job->rank, e + (size_t)round);
+        CHECK_OK(weir_allreduce(job->comm, send, recv, COUNT, WEIR_F32, WEIR_SUM));
+        for (size_t e = 0; e < COUNT; e++)
+            CHECK(recv[e] == (float)whole_sum(job->ranks, e + (size_t)round));
+    }
+    munmap(recv, BYTES);
+    munmap(send, BYTES);
+}
+
+/* Is anything registered that is not ours? */
+static bool some_borrowed(struct job *job)
+{
+    weir_mem_cache_attr attr;
+    weir_mem_cache_query(job->ctx, &attr);
+    return attr.hits + attr.misses > 0;
+}
+
+static void case_unmapped(struct job *job)
+{
+    unmap_and_sum(job);
+    /* As over a network where writes into registered memory, and sends from it, save copies. */
+    for (uint32_t i = 0; i < job->comm->peer_count; i++) {
+        job->comm->peers[i].max_inline = 200;
+        job->comm->peers[i].maps = false;
+    }
+    unmap_and_sum(job);
+    CHECK(job->ranks == 1 || some_borrowed(job) || job->comm->registrations == WI_NOT_KEPT);
+    case_large(job);
+}
+
+/* As over a transport that sends only from registered memory, and keeps no registrations, whatever this one can do. */
 static void case_staged(struct job *job)
 {
+    job->comm->registrations = WI_NOT_KEPT;
     for (uint32_t i = 0; i < job->comm->peer_count; i++)
         job->comm->peers[i].max_inline = 200;
     case_large(job);
@@ -641,6 +696,7 @@ static const struct entry entries[] = {
     {"broadcast", case_broadcast, 1, NULL},
     {"regions", case_regions, 1, NULL},
     {"staged", case_staged, 2, NULL},
+    {"unmapped", case_unmapped, 1, NULL},
     {"communicators", case_communicators, 1, NULL},
     {"arguments", case_arguments, 1, NULL},
     {"other_count", case_other_count, 2, NULL},
