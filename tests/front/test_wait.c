@@ -145,7 +145,8 @@ static void test_waiting_for_room(void **state)
     ep->ops = &counting;
     ep->ready = busy = true;
     assert_int_equal(pthread_create(&thread, NULL, send_message, &status), 0);
-    while (__atomic_load_n(&sends, __ATOMIC_RELAXED) < 1000)
+    /* Some tries are enough: on a busy machine the sender's bound could be over before many. */
+    while (__atomic_load_n(&sends, __ATOMIC_RELAXED) < 20)
         sched_yield();
     weir_progress(ctx);
     __atomic_store_n(&room, true, __ATOMIC_RELEASE);
