@@ -284,8 +284,8 @@ weir_status weir_boot_attend(weir_boot *boot, void (*attend)(void *arg), void *a
 
 weir_status weir_pool_create(weir_ctx *ctx, size_t slab_size, weir_pool **pool)
 {
-    (void)ctx, (void)slab_size, (void)pool;
-    return next_status();
+    (void)ctx, (void)slab_size, (void)pool; /* seldom: what follows clears megabytes */
+    return take_byte(&input) % 4 == 1 ? WEIR_OK : WEIR_ERR_NO_MEMORY;
 }
 
 weir_status weir_signal_create(weir_ctx *ctx, uint32_t *signal)
