@@ -558,7 +558,7 @@ static bool add_some(struct node *n, uint64_t remote, weir_rkey *rkey, int count
 static void atomics_body(struct node *n)
 {
     weir_rkey *rkey = NULL;
-    uint64_t remote;
+    uint64_t remote = 0;
     bool good = open_rank(n);
     adders[n->rank].begun = adders[n->rank].done = 0;
     meet(n, 1);
