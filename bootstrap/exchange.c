@@ -20,7 +20,7 @@ struct wi_exchange_entry {
     bool is_put, answered;
     weir_status status;
     size_t len;
-    void *value;
+    void *value; /* that is put, or was found */
     char key[];
 };
 
@@ -50,15 +50,23 @@ static void drop(struct wi_exchange_entry **at)
     free(entry);
 }
 
-static struct wi_exchange_entry *add(struct wi_exchange *exchange, const char *key, bool is_put)
+/* `put`: what is to be stored, NULL: the key's value is asked for. */
+static struct wi_exchange_entry *add(struct wi_exchange *exchange, const char *key, const struct wi_span *put)
 {
     size_t size = strlen(key) + 1;
     struct wi_exchange_entry *entry = calloc(1, sizeof(*entry) + size);
+    if (entry && put && !(entry->value = malloc(put->len + 1))) {
+        free(entry);
+        entry = NULL;
+    }
     if (!entry)
         return NULL;
+    if (put && put->len > 0)
+        memcpy(entry->value, put->data, put->len);
+    entry->len = put ? put->len : 0;
     uint32_t bucket = bucket_of(key);
     memcpy(entry->key, key, size);
-    entry->is_put = is_put;
+    entry->is_put = put != NULL;
     entry->request = WI_CLIENT_UNAWAITED | (exchange->serial++ * WI_EXCHANGE_BUCKETS & ~WI_CLIENT_UNAWAITED) | bucket;
     entry->next = exchange->buckets[bucket];
     exchange->buckets[bucket] = entry;
@@ -74,7 +82,7 @@ static void on_answer(void *arg, const struct wi_message *answer)
     if (!entry || entry->answered)
         return;
     entry->answered = true;
-    if (answer->type == WI_WIRE_ACK) {
+    if (answer->type == WI_WIRE_ACK || entry->is_put) {
         entry->status = answer->status ? wi_wire_status(answer->status) : WEIR_OK;
     } else if ((entry->value = malloc(answer->value.len + 1))) {
         entry->len = answer->value.len;
@@ -97,6 +105,14 @@ static void on_canceled(void *arg, struct wi_bytes *again)
                 (void)wi_bytes_append(again, &(struct wi_message){.type = WI_WIRE_GET,
                                                                   .request = entry->request,
                                                                   .key = wi_span_text(entry->key)});
+}
+
+/* Another context of this process is about to store something else there. */
+static bool is_taken(const struct wi_exchange_entry *entry, const struct wi_message *message)
+{
+    return message->type == WI_WIRE_PUT && entry->is_put &&
+           (entry->len != message->value.len ||
+            (entry->len > 0 && memcmp(entry->value, message->value.data, entry->len) != 0));
 }
 
 /* The outcome of a request, which then is under way no more; WEIR_ERR_AGAIN: there is none yet. */
@@ -151,6 +167,10 @@ static weir_status request(struct wi_exchange *exchange, struct wi_message *mess
     bool fresh = false;
     pthread_mutex_lock(&client->lock);
     struct wi_exchange_entry **at = find(exchange, key);
+    if (*at && is_taken(*at, message)) {
+        pthread_mutex_unlock(&client->lock);
+        return WEIR_ERR_MISMATCH;
+    }
     if (*at && !(*at)->answered)
         look(exchange, *at);
     weir_status status = *at ? outcome(at, value, len) : WEIR_ERR_AGAIN;
@@ -158,7 +178,7 @@ static weir_status request(struct wi_exchange *exchange, struct wi_message *mess
     if (over && *at) {
         drop(at);
     } else if (status == WEIR_ERR_AGAIN && !over && !*at) {
-        struct wi_exchange_entry *entry = add(exchange, key, message->type == WI_WIRE_PUT);
+        struct wi_exchange_entry *entry = add(exchange, key, message->type == WI_WIRE_PUT ? &message->value : NULL);
         if (entry)
             entry->seen = exchange->looks;
         fresh = entry != NULL;

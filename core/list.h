@@ -48,4 +48,16 @@ static inline void wi_list_take(struct wi_list *to, struct wi_list *from)
     wi_list_remove(from);
 }
 
+/* Moves all that `from` holds to the front of `list`; `from` is empty then. */
+static inline void wi_list_put_first(struct wi_list *list, struct wi_list *from)
+{
+    if (wi_list_empty(from))
+        return;
+    from->prev->next = list->next;
+    list->next->prev = from->prev;
+    from->next->prev = list;
+    list->next = from->next;
+    wi_list_init(from);
+}
+
 #endif

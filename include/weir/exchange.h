@@ -29,7 +29,8 @@ typedef struct weir_exchange {
 
     /*
      * Stores a value under a key, once. WEIR_ERR_AGAIN: it is on its way, to be called again until the outcome is
-     * known: WEIR_OK, or WEIR_ERR_MISMATCH (the key is taken). Any other error: it cannot be stored.
+     * known: WEIR_OK, or WEIR_ERR_MISMATCH (the key is taken, or about to be: another value is on its way there). Any
+     * other error: it cannot be stored.
      */
     weir_status (*put)(void *arg, const char *key, const void *value, size_t len);
 

@@ -46,6 +46,44 @@ static void leave_and_find(weir_boot *boot, void *arg)
     EXPECT_STATUS(WEIR_OK, weir_boot_barrier(boot, "found", NULL, 0));
 }
 
+/* Several contexts of a process contend for the same key: one has it, and each is told its own outcome. */
+static void contend(weir_boot *boot, void *arg)
+{
+    const weir_exchange *x = weir_boot_exchange(boot);
+    char key[32], value[8], mine[4][8];
+    int stored = 0;
+    (void)arg;
+    weir_status status[4];
+    for (int round = 0; round < 50; round++) {
+        snprintf(key, sizeof(key), "weir/contend/%d", round);
+        for (int i = 0; i < 4; i++) {
+            snprintf(mine[i], sizeof(mine[i]), "%d.%d", weir_boot_rank(boot), i);
+            status[i] = x->put(x->arg, key, mine[i], 4);
+        }
+        stored = 0;
+        for (int i = 0; i < 4; i++) {
+            size_t len = 4;
+            if (status[i] == WEIR_ERR_AGAIN)
+                status[i] = until_known(x, true, key, mine[i], &len);
+            EXPECT(status[i] == WEIR_OK || status[i] == WEIR_ERR_MISMATCH);
+            stored += status[i] == WEIR_OK;
+        }
+        EXPECT(stored <= 1);
+        size_t len = sizeof(value);
+        EXPECT_STATUS(WEIR_OK, until_known(x, false, key, value, &len));
+        EXPECT(len == 4);
+        for (int i = 0; i < 4; i++)
+            EXPECT((status[i] == WEIR_OK) == (memcmp(value, mine[i], 4) == 0));
+    }
+    EXPECT_STATUS(WEIR_OK, weir_boot_barrier(boot, "contended", NULL, 0));
+}
+
+static void test_contention(void **state)
+{
+    (void)state;
+    assert_true(job_run("127.0.0.1", 3, contend, NULL));
+}
+
 static void test_two_ranks(void **state)
 {
     (void)state;
@@ -71,6 +109,7 @@ static void test_alone(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_two_ranks), cmocka_unit_test(test_alone)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_two_ranks), cmocka_unit_test(test_contention),
+                                       cmocka_unit_test(test_alone)};
     return cmocka_run_group_tests_name("exchange", tests, NULL, NULL);
 }

@@ -105,6 +105,7 @@ weir_status wi_verbs_ep_create(struct wi_iface *base, const void *address, size_
     ep->iface = iface;
     ep->todo_end = &ep->todo;
     ep->end.kind = VERBS_EP;
+    wi_list_init(&ep->offering);
     ep->stream = iface->next_stream++;
     ep->handle = UINT32_MAX;
     weir_status status = WEIR_OK;

@@ -38,16 +38,31 @@ static void turn_remove(struct verbs_iface *iface, struct verbs_link *link)
 /* ---- Links
  * ----------------------------------------------------------------------------------------------------------- */
 
-static struct verbs_link **bucket(struct verbs_iface *iface, uint32_t qp_num)
+static uint64_t hash_of_stream(const struct verbs_link *link)
 {
-    return &iface->link_by_qp[(qp_num ^ qp_num >> 8) % WI_VERBS_LINK_BUCKETS];
+    return wi_map_hash(link->from, link->stream);
+}
+
+/* Of the links by stream: the first one, or the next one after `node`, of the same endpoint as `link`. */
+static struct verbs_link *of_stream(const struct verbs_iface *iface, const struct verbs_link *link,
+                                    const struct wi_map_node *node)
+{
+    const struct wi_map_node *at =
+        node ? wi_map_next(node) : wi_map_first(&iface->links_by_stream, hash_of_stream(link));
+    for (; at; at = wi_map_next(at)) {
+        struct verbs_link *other = WI_MAP_ITEM(at, struct verbs_link, of_stream);
+        if (other->from == link->from && other->stream == link->stream)
+            return other;
+    }
+    return NULL;
 }
 
 /* The link has gone: what waited for it moves up. */
 static void move_up(struct verbs_iface *iface, const struct verbs_link *link)
 {
     iface->followers -= link->after != NULL;
-    for (struct verbs_link *other = iface->followers ? iface->links : NULL; other; other = other->next) {
+    struct verbs_link *other = iface->followers ? of_stream(iface, link, NULL) : NULL;
+    for (; other; other = of_stream(iface, link, &other->of_stream)) {
         if (other->after != link)
             continue;
         other->after = link->after;
@@ -62,12 +77,9 @@ static void link_free(struct verbs_iface *iface, struct verbs_link *link)
     move_up(iface, link);
     if (iface->fences)
         wi_verbs_fence_leave(iface->fences, link);
-    if (link->next)
-        link->next->prev = link->prev;
-    if (link->prev)
-        link->prev->next = link->next;
-    else if (iface->links == link)
-        iface->links = link->next;
+    wi_list_remove(&link->all);
+    wi_map_remove(&iface->links_by_stream, &link->of_stream);
+    iface->link_count--;
     wi_verbs_block_destroy(link->ring, WI_VERBS_LINK_BYTES, link->ring_mr);
     free(link);
 }
@@ -77,21 +89,16 @@ struct verbs_link *wi_verbs_link_find(struct verbs_iface *iface, uint32_t qp_num
     struct verbs_link *link = iface->link_last;
     if (link && link->qp_num == qp_num)
         return link;
-    link = *bucket(iface, qp_num);
-    while (link && link->qp_num != qp_num)
-        link = link->hash_next;
-    if (link)
-        iface->link_last = link;
-    return link;
+    struct wi_map_node *node = wi_map_first(&iface->links_by_qp, wi_map_hash(qp_num, 0));
+    if (!node)
+        return NULL;
+    iface->link_last = WI_MAP_ITEM(node, struct verbs_link, by_qp); /* one number, one hash */
+    return iface->link_last;
 }
 
 static void unhash(struct verbs_iface *iface, struct verbs_link *link)
 {
-    struct verbs_link **at = bucket(iface, link->qp_num);
-    while (*at && *at != link)
-        at = &(*at)->hash_next;
-    if (*at)
-        *at = link->hash_next;
+    wi_map_remove(&iface->links_by_qp, &link->by_qp);
     if (iface->link_last == link)
         iface->link_last = NULL;
 }
@@ -119,14 +126,14 @@ static weir_status create_qp(struct verbs_iface *iface, struct verbs_link *link)
  */
 static void end_earlier(struct verbs_iface *iface, struct verbs_link *link)
 {
-    for (struct verbs_link *other = iface->links, *next; other; other = next) {
-        next = other->next;
-        if (other->from == link->from && other->stream == link->stream && other->end.qp)
+    struct verbs_link *other = of_stream(iface, link, NULL), *next;
+    for (; other; other = next) {
+        next = of_stream(iface, link, &other->of_stream);
+        if (other->end.qp)
             wi_verbs_link_gone(iface, other);
     }
-    for (struct verbs_link *other = iface->links; other; other = other->next)
-        if (other->from == link->from && other->stream == link->stream &&
-            (!link->after || other->again > link->after->again))
+    for (other = of_stream(iface, link, NULL); other; other = of_stream(iface, link, &other->of_stream))
+        if (!link->after || other->again > link->after->again)
             link->after = other;
     iface->followers += link->after != NULL;
 }
@@ -139,6 +146,7 @@ weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *i
     if (!link)
         return wi_error(WEIR_ERR_NO_MEMORY, "connection from rank %llu: out of memory", (unsigned long long)peer_id);
     link->end.kind = VERBS_LINK;
+    wi_list_init(&link->unheard);
     link->peer_id = peer_id;
     link->from = hello->from;
     link->stream = hello->stream;
@@ -162,10 +170,9 @@ weir_status wi_verbs_link_create(struct verbs_iface *iface, struct rdma_cm_id *i
         id->context = &link->end;
     if (link->again > 0)
         end_earlier(iface, link);
-    link->next = iface->links;
-    if (iface->links)
-        iface->links->prev = link;
-    iface->links = link;
+    wi_list_append(&iface->links, &link->all);
+    wi_map_add(&iface->links_by_stream, &link->of_stream, hash_of_stream(link));
+    iface->link_count++;
     *out = link;
     return WEIR_OK;
 
@@ -182,9 +189,7 @@ fail_link:
 void wi_verbs_link_ready(struct verbs_iface *iface, struct verbs_link *link)
 {
     link->qp_num = link->end.qp->qp_num;
-    struct verbs_link **at = bucket(iface, link->qp_num);
-    link->hash_next = *at;
-    *at = link;
+    wi_map_add(&iface->links_by_qp, &link->by_qp, wi_map_hash(link->qp_num, 0));
 }
 
 /* What came before counts: the queue pair takes nothing more, then what it has reported is seen to. */
@@ -213,9 +218,9 @@ void wi_verbs_link_gone(struct verbs_iface *iface, struct verbs_link *link)
  */
 void wi_verbs_links_end_failed(struct verbs_iface *iface)
 {
-    struct verbs_link *next;
-    for (struct verbs_link *link = iface->links; link && iface->links_failed > 0; link = next) {
-        next = link->next;
+    for (struct wi_list *at = iface->links.next, *next; at != &iface->links && iface->links_failed > 0; at = next) {
+        struct verbs_link *link = WI_LIST_ITEM(at, struct verbs_link, all);
+        next = at->next;
         if (link->failed && wi_now_ns() - link->failed_ns > FAILED_NS)
             wi_verbs_link_gone(iface, link);
     }
@@ -223,10 +228,11 @@ void wi_verbs_links_end_failed(struct verbs_iface *iface)
 
 void wi_verbs_links_free(struct verbs_iface *iface)
 {
-    while (iface->links) {
-        wi_verbs_windows_end(iface->links);
-        wi_verbs_end(&iface->links->end);
-        link_free(iface, iface->links);
+    while (!wi_list_empty(&iface->links)) {
+        struct verbs_link *link = WI_LIST_ITEM(iface->links.next, struct verbs_link, all);
+        wi_verbs_windows_end(link);
+        wi_verbs_end(&link->end);
+        link_free(iface, link);
     }
 }
 

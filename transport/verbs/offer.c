@@ -20,7 +20,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-enum { OFFERS_PER_LOOK = 64 };
+enum { OFFERS_PER_LOOK = 64 }; /* of each kind: taken, made, and those whose initiators are not up yet */
 
 typedef char key_text[WEIR_EXCHANGE_KEY_MAX + 1];
 
@@ -71,6 +71,20 @@ static weir_status own_path(struct verbs_iface *iface, const struct ibv_qp *qp, 
 
 /* ---- Initiator ----------------------------------------------------------------------------------------------------- */
 
+static void begin(struct verbs_ep *ep)
+{
+    ep->turn = 0;
+    ep->offer = VERBS_OFFER_MADE;
+    ep->offer_ns = wi_now_ns();
+    wi_list_append(&ep->iface->offering, &ep->offering);
+}
+
+static void over(struct verbs_ep *ep)
+{
+    ep->offer = VERBS_OFFER_NONE;
+    wi_list_remove(&ep->offering);
+}
+
 weir_status wi_verbs_offer(struct verbs_ep *ep)
 {
     struct verbs_iface *iface = ep->iface;
@@ -81,9 +95,7 @@ weir_status wi_verbs_offer(struct verbs_ep *ep)
         return status;
     if (getrandom(&ep->nonce, sizeof(ep->nonce), 0) != (ssize_t)sizeof(ep->nonce))
         return wi_error(WEIR_ERR_IO, "verbs: no random number: %s", strerror(errno));
-    ep->turn = 0;
-    ep->offer = VERBS_OFFER_MADE;
-    ep->offer_ns = wi_now_ns();
+    begin(ep);
     iface->look_now = true;
     return WEIR_OK;
 }
@@ -93,9 +105,7 @@ void wi_verbs_offer_question(struct verbs_ep *ep)
 {
     ep->path = (struct wi_verbs_path){.mtu = IBV_MTU_256};
     ep->nonce++;
-    ep->turn = 0;
-    ep->offer = VERBS_OFFER_MADE;
-    ep->offer_ns = wi_now_ns();
+    begin(ep);
 }
 
 static weir_status put_offer(struct verbs_ep *ep)
@@ -120,7 +130,7 @@ static void take_answer(struct verbs_ep *ep, const unsigned char *value, size_t 
     struct wi_verbs_offer_answer answer;
     char why[WI_VERBS_REFUSAL_MAX + 40];
     key_text key;
-    ep->offer = VERBS_OFFER_NONE;
+    over(ep);
     if (!wi_verbs_offer_answer_decode(value, len, &answer) || answer.nonce != ep->nonce ||
         (answer.accepted && answer.welcome.id != ep->base.peer_id)) {
         wi_verbs_connect_failed(ep, WEIR_ERR_PROTOCOL, "its answer in the store is damaged, or not that of this peer");
@@ -197,7 +207,7 @@ void wi_verbs_offer_end(struct verbs_ep *ep)
     if (ep->offer == VERBS_OFFER_STORED)
         nonce_key(ep->nonce, "answer", key);
     ep->iface->exchange->forget(ep->iface->exchange->arg, key);
-    ep->offer = VERBS_OFFER_NONE;
+    over(ep);
 }
 
 /* ---- Target -------------------------------------------------------------------------------------------------------- */
@@ -247,7 +257,7 @@ static void take_offer(struct verbs_iface *iface, const unsigned char *value, si
     if (status == WEIR_OK) {
         link->nonce = offer.nonce;
         link->offer_ns = wi_now_ns();
-        iface->unheard++;
+        wi_list_append(&iface->unheard, &link->unheard);
     } else {
         wi_warn("verbs: rank %llu could not be connected: %s", (unsigned long long)offer.hello.id, weir_last_error());
         snprintf(answer.refusal, sizeof(answer.refusal), "%.*s", WI_VERBS_REFUSAL_MAX, weir_last_error());
@@ -265,7 +275,7 @@ void wi_verbs_offer_heard(struct verbs_iface *iface, struct verbs_link *link)
     nonce_key(link->nonce, "up", key);
     iface->exchange->forget(iface->exchange->arg, key);
     link->nonce = 0;
-    iface->unheard--;
+    wi_list_remove(&link->unheard);
 }
 
 /* Is the initiator up? One that never is has died: its link goes. */
@@ -316,25 +326,39 @@ static unsigned look_for_offers(struct verbs_iface *iface)
     return count;
 }
 
+/* Goes on with an endpoint's offer. Returns whether something has come of it. */
+static bool go_on(struct verbs_ep *ep)
+{
+    weir_status status = pursue(ep);
+    if (status != WEIR_OK && (status != WEIR_ERR_AGAIN || wi_now_ns() - ep->offer_ns > bound_ns(ep)))
+        offer_failed(ep, status);
+    return status == WEIR_OK;
+}
+
+/* So many at a time, in turn, that thousands do not hold up what is connected already. */
 unsigned wi_verbs_offers_progress(struct verbs_iface *iface)
 {
-    unsigned count = look_for_offers(iface);
-    for (struct verbs_link *link = iface->unheard ? iface->links : NULL, *next; link; link = next) {
-        next = link->next;
-        if (link->nonce)
-            look_for_word(iface, link);
+    unsigned count = look_for_offers(iface), made = 0;
+    struct wi_list now;
+    wi_list_take(&now, &iface->unheard);
+    for (int i = 0; i < OFFERS_PER_LOOK && !wi_list_empty(&now); i++) {
+        struct wi_list *first = now.next;
+        wi_list_remove(first);
+        wi_list_append(&iface->unheard, first);
+        look_for_word(iface, WI_LIST_ITEM(first, struct verbs_link, unheard));
     }
-    for (uint32_t i = 0; (iface->connecting || iface->suspects) && i < iface->eps_room; i++) {
-        struct verbs_ep *ep = iface->eps[i];
-        if (!ep || ep->offer == VERBS_OFFER_NONE)
-            continue;
-        weir_status status = pursue(ep);
-        if (status == WEIR_OK)
-            count++;
-        else if (status != WEIR_ERR_AGAIN || wi_now_ns() - ep->offer_ns > bound_ns(ep))
-            offer_failed(ep, status);
+    wi_list_put_first(&iface->unheard, &now);
+    wi_list_take(&now, &iface->offering);
+    for (int i = 0; i < OFFERS_PER_LOOK && !wi_list_empty(&now); i++) {
+        struct wi_list *first = now.next;
+        wi_list_remove(first);
+        wi_list_append(&iface->offering, first);
+        made += go_on(WI_LIST_ITEM(first, struct verbs_ep, offering));
     }
-    return count;
+    wi_list_put_first(&iface->offering, &now);
+    if (made > 0)
+        iface->look_now = true;
+    return count + made;
 }
 
 void wi_verbs_offers_close(struct verbs_iface *iface)

@@ -20,6 +20,8 @@ void wi_verbs_owe(struct verbs_iface *iface, struct verbs_link *link)
 void wi_verbs_owe_no_more(struct verbs_iface *iface, struct verbs_link *link)
 {
     struct verbs_link **at = &iface->owing;
+    if (!link->owes)
+        return;
     while (*at && *at != link)
         at = &(*at)->owes_next;
     if (*at)

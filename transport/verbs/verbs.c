@@ -62,6 +62,8 @@ static void close_iface(struct wi_iface *base)
     wi_verbs_device_close(&iface->device);
     if (!iface->fences)
         free(iface->base.signals);
+    wi_map_fini(&iface->links_by_stream);
+    wi_map_fini(&iface->links_by_qp);
     free(iface->eps);
     free(iface->eps_free);
     free(iface->msg);
@@ -97,6 +99,9 @@ weir_status wi_verbs_open_one(const struct wi_iface_params *params, const struct
     iface->exchange = wi_config()->verbs_connect == WI_VERBS_CONNECT_STORE ? params->exchange : NULL;
     iface->epoll_fd = -1;
     iface->look_now = true;
+    wi_list_init(&iface->links);
+    wi_list_init(&iface->offering);
+    wi_list_init(&iface->unheard);
     snprintf(iface->base.device, sizeof(iface->base.device), "%.58s:%u", choice->device, choice->port);
     iface->msg = malloc(sizeof(struct wi_msg) + WEIR_MSG_MAX);
     weir_status status = iface->msg ? open_steps(iface) : wi_error(WEIR_ERR_NO_MEMORY, "verbs: out of memory");
@@ -144,7 +149,7 @@ static bool time_to_look(struct verbs_iface *iface)
         return true;
     if (++iface->turns % TURNS_PER_LOOK != 0)
         return false;
-    return wi_now_ns() - iface->look_ns > (iface->connecting || iface->unheard || iface->suspects ? LOOK_CONNECTING_NS : LOOK_IDLE_NS);
+    return wi_now_ns() - iface->look_ns > (iface->connecting || !wi_list_empty(&iface->unheard) || iface->suspects ? LOOK_CONNECTING_NS : LOOK_IDLE_NS);
 }
 
 static unsigned progress(struct wi_iface *base)

@@ -8,6 +8,8 @@
 #ifndef WI_VERBS_H
 #define WI_VERBS_H
 
+#include "core/list.h"
+#include "core/map.h"
 #include "transport/ops.h"
 #include "transport/verbs/wire.h"
 
@@ -23,7 +25,6 @@ enum {
     WI_VERBS_CQ_DEPTH = 16384, /* at least, if the device can */
     WI_VERBS_CQ_LOW = 2048,
     WI_VERBS_REPLY_DEPTH = 32, /* sends of a link at a time */
-    WI_VERBS_LINK_BUCKETS = 256,
     WI_VERBS_EXPORT_BUCKETS = 1024,
     WI_VERBS_LIST = 8, /* operations that are given to the device at once, at most; longer ones hold up the target */
     WI_VERBS_WINDOWS_MAX = 65536, /* of one connection */
@@ -112,8 +113,9 @@ struct verbs_link {
     uint32_t stream, again;         /* which of its endpoints, and how often that was connected before */
     bool established;               /* the initiator can take something */
     struct verbs_link *after;       /* of the same stream, from before: its messages come first */
-    struct verbs_link *next, *prev; /* all of the interface */
-    struct verbs_link *hash_next;   /* by queue pair number */
+    struct wi_list all;             /* of the interface; the one that was kept alive last is at the end */
+    struct wi_map_node of_stream;   /* by `from` and `stream` */
+    struct wi_map_node by_qp;       /* while it receives */
     uint32_t qp_num;
     unsigned char *ring;
     struct ibv_mr *ring_mr;
@@ -141,6 +143,7 @@ struct verbs_link {
     uint64_t failed_ns;
     bool failed; /* one of them has failed */
 
+    struct wi_list unheard; /* in the list of links whose initiators are not up yet */
     uint64_t nonce;    /* of the offer, until its initiator is up; else 0 */
     uint64_t offer_ns; /* when it was taken */
 };
@@ -262,6 +265,7 @@ struct verbs_ep {
 
     /* Connecting through an exchange; see offer.c. */
     enum { VERBS_OFFER_NONE, VERBS_OFFER_MADE, VERBS_OFFER_STORED } offer;
+    struct wi_list offering; /* in the list of endpoints with an offer under way */
     struct wi_verbs_path path; /* our own */
     uint64_t nonce, offer_ns;
     uint32_t turn; /* its number in the target's queue */
@@ -281,6 +285,7 @@ struct verbs_iface {
     uint32_t turns;          /* calls of progress() */
     uint64_t look_ns;        /* when the slow descriptors were looked at last */
     uint64_t kept_ns;        /* when idle connections were looked at last */
+    uint32_t kept_ep;        /* the endpoint that is next */
     uint32_t connecting;     /* endpoints that are not connected yet */
     uint32_t suspects;       /* endpoints that wait for more news of their failure */
     uint32_t next_stream;
@@ -291,7 +296,8 @@ struct verbs_iface {
     const weir_exchange *exchange; /* what connections are made through; NULL: the connection manager */
     bool exchange_over;            /* it has failed */
     uint32_t offers_taken[WI_VERBS_LANES];
-    uint32_t unheard;            /* links whose initiators are not up yet */
+    struct wi_list offering;     /* endpoints that wait for an answer */
+    struct wi_list unheard;      /* links whose initiators are not up yet */
     struct verbs_fences *fences; /* several devices: the context's, NULL: this is the only one */
 
     uint32_t cq_room;      /* completions that can still be outstanding */
@@ -308,9 +314,10 @@ struct verbs_iface {
     struct verbs_ep *asking;  /* endpoints with keys to ask for */
     struct verbs_export *exports[WI_VERBS_EXPORT_BUCKETS];
 
-    struct verbs_link *links;
+    struct wi_list links;
+    uint32_t link_count;
     uint32_t followers; /* links that wait for an earlier one of their stream */
-    struct verbs_link *link_by_qp[WI_VERBS_LINK_BUCKETS];
+    struct wi_map links_by_stream, links_by_qp;
     struct verbs_link *link_last; /* found last by its queue pair, or NULL */
     struct verbs_link *owing;     /* links that have something to tell */
     uint32_t link_serial;
