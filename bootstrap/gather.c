@@ -1,11 +1,13 @@
 /*
  * All-gather and barrier over the store: each rank puts its piece under "NAME/RANK" and asks for those of all others in
- * one go; the store answers each as it comes. A barrier gathers nothing.
+ * one go; the store answers each as it comes. A barrier gathers nothing: the store counts who has come, and a rank asks for
+ * the others only when they do not come, to name them.
  */
 #include <weir/bootstrap.h>
 
 #include "bootstrap/boot.h"
 #include "core/clock.h"
+#include "core/crc.h"
 #include "core/error.h"
 
 #include <stdio.h>
@@ -67,12 +69,17 @@ static weir_status on_piece(struct wi_call *call, uint32_t request, const struct
     return WEIR_OK;
 }
 
-static void ask(struct weir_boot *boot, struct wi_call *call, struct gather *gather, const void *mine)
+static void give(struct weir_boot *boot, struct wi_call *call, const struct gather *gather, const void *mine)
 {
     char key[WEIR_BOOT_KEY_MAX + 1];
     snprintf(key, sizeof(key), "%s/%d", gather->name, boot->rank);
     struct wi_message put = {.type = WI_WIRE_PUT, .key = wi_span_text(key), .value = {mine, gather->len}};
     wi_client_add(&boot->client, call, &put);
+}
+
+static void ask(struct weir_boot *boot, struct wi_call *call, struct gather *gather)
+{
+    char key[WEIR_BOOT_KEY_MAX + 1];
     for (int i = 0; i < gather->n; i++) {
         if (i == gather->me)
             continue;
@@ -118,6 +125,57 @@ static weir_status gather_alone(struct weir_boot *boot, struct gather *gather, c
     return explain(gather, wi_store_put(&boot->alone, wi_span_text(key), (struct wi_span){mine, gather->len}));
 }
 
+/* Groups that differ and use the same name, at whatever time, meet apart. */
+static uint32_t crc_of_group(const struct gather *gather)
+{
+    uint32_t crc = 0;
+    for (int i = 0; i < gather->n; i++) {
+        uint32_t number[2] = {crc, (uint32_t)rank_at(gather, i)};
+        crc = wi_crc32(number, sizeof(number));
+    }
+    return crc;
+}
+
+/* Asks who has come. `call` is over: it has run out of time. */
+static weir_status find_missing(struct weir_boot *boot, struct gather *gather, uint64_t deadline_ns)
+{
+    struct wi_call call = {.on_answer = on_piece, .arg = gather};
+    wi_client_begin(&boot->client, &call);
+    ask(boot, &call, gather);
+    weir_status status = wi_client_finish(&boot->client, &call, deadline_ns);
+    return call.explained ? status : explain(gather, status); /* WEIR_OK: the last one has come just now */
+}
+
+static weir_status meet(struct weir_boot *boot, struct gather *gather)
+{
+    char key[WEIR_BOOT_KEY_MAX + 1], meeting[WEIR_BOOT_KEY_MAX + 32];
+    uint64_t deadline_ns = wi_now_ns() + boot->timeout_ns;
+    uint64_t left_to_ask_ns = boot->timeout_ns / 5 < WI_NS_PER_S ? boot->timeout_ns / 5 : WI_NS_PER_S;
+    snprintf(key, sizeof(key), "%s/%d", gather->name, boot->rank);
+    int len = snprintf(meeting, sizeof(meeting), "%s %d %08x", gather->name, gather->n, crc_of_group(gather));
+    struct wi_call call = {0};
+    struct wi_message message = {.type = WI_WIRE_MEET,
+                                 .world = (uint32_t)gather->n,
+                                 .key = wi_span_text(key),
+                                 .value = {meeting, (size_t)len}};
+    wi_client_begin(&boot->client, &call);
+    wi_client_add(&boot->client, &call, &message);
+    weir_status status = wi_client_finish(&boot->client, &call, deadline_ns - left_to_ask_ns);
+    if (call.explained)
+        return status;
+    return status == WEIR_ERR_TIMEOUT ? find_missing(boot, gather, deadline_ns) : explain(gather, status);
+}
+
+static weir_status gather_all(struct weir_boot *boot, struct gather *gather, const void *mine)
+{
+    struct wi_call call = {.on_answer = on_piece, .arg = gather};
+    wi_client_begin(&boot->client, &call);
+    give(boot, &call, gather, mine);
+    ask(boot, &call, gather);
+    weir_status status = wi_client_finish(&boot->client, &call, wi_now_ns() + boot->timeout_ns);
+    return call.explained ? status : explain(gather, status);
+}
+
 static weir_status run(struct weir_boot *boot, struct gather *gather, const void *mine)
 {
     weir_status status = wi_boot_process_check(boot, gather->name ? gather->name : "weir_boot_allgather");
@@ -133,16 +191,11 @@ static weir_status run(struct weir_boot *boot, struct gather *gather, const void
 
     gather->here = calloc((size_t)gather->n, sizeof(*gather->here));
     gather->indices = calloc((size_t)gather->n, sizeof(*gather->indices));
-    struct wi_call call = {.on_answer = on_piece, .arg = gather};
     if (!gather->here || !gather->indices) {
         status = explain(gather, WEIR_ERR_NO_MEMORY);
     } else {
         gather->here[gather->me] = true;
-        wi_client_begin(&boot->client, &call);
-        ask(boot, &call, gather, mine);
-        status = wi_client_finish(&boot->client, &call, wi_now_ns() + boot->timeout_ns);
-        if (!call.explained)
-            status = explain(gather, status);
+        status = mine ? gather_all(boot, gather, mine) : meet(boot, gather);
     }
     free(gather->here);
     free(gather->indices);

@@ -76,6 +76,7 @@ struct wi_boot_server {
     uint64_t linger_ns; /* written before `wake`, read after it */
 
     struct wi_store store;
+    struct wi_store meetings;
     struct seat *seats;
     int seated; /* seats that were ever taken */
     int present;
@@ -413,16 +414,36 @@ static void on_hello(struct wi_boot_server *server, struct connection *connectio
 
 /* ---- requests of ranks ---- */
 
+/* Tells all who wait for a key. */
+static void tell_waiters(struct wi_boot_server *server, struct wi_store *store, struct wi_span key, struct wi_span value)
+{
+    void *owner;
+    struct wi_message answer = {.type = WI_WIRE_VALUE, .value = value};
+    while (wi_store_next_waiter(store, key, &owner, &answer.request))
+        tell(server, owner, &answer);
+}
+
 static void on_put(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
 {
     weir_status status = wi_store_put(&server->store, message->key, message->value);
     tell_status(server, connection, WI_WIRE_ACK, message->request, status, "");
-    if (status != WEIR_OK)
-        return;
-    void *owner;
-    struct wi_message answer = {.type = WI_WIRE_VALUE, .value = message->value};
-    while (wi_store_next_waiter(&server->store, message->key, &owner, &answer.request))
-        tell(server, owner, &answer);
+    if (status == WEIR_OK)
+        tell_waiters(server, &server->store, message->key, message->value);
+}
+
+/* A barrier takes a frame of each rank, and one to it, whatever their number. */
+static void on_meet(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
+{
+    weir_status status = wi_store_put(&server->store, message->key, (struct wi_span){"", 0});
+    if (status == WEIR_OK) {
+        tell_waiters(server, &server->store, message->key, (struct wi_span){"", 0}); /* who looks for those missing */
+        status = wi_store_meet(&server->meetings, message->value, message->world, connection, &connection->waiters,
+                               message->request);
+    }
+    if (status == WEIR_OK)
+        tell_waiters(server, &server->meetings, message->value, (struct wi_span){"", 0});
+    else if (status != WEIR_ERR_AGAIN)
+        tell_status(server, connection, WI_WIRE_ACK, message->request, status, "");
 }
 
 static void on_get(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
@@ -487,6 +508,9 @@ static bool on_message(struct wi_boot_server *server, struct connection *connect
         return true;
     case WI_WIRE_GET:
         on_get(server, connection, message);
+        return true;
+    case WI_WIRE_MEET:
+        on_meet(server, connection, message);
         return true;
     case WI_WIRE_CANCEL:
         wi_store_forget(&connection->waiters);
@@ -746,6 +770,7 @@ static void server_free(struct wi_boot_server *server)
         drop(server, OF_LINK(server->strangers.next));
     bury(server);
     wi_store_fini(&server->store);
+    wi_store_fini(&server->meetings);
     for (int i = 0; i < 3; i++) {
         int fd = i == 0 ? server->listener : i == 1 ? server->wake : server->epoll;
         if (fd >= 0)

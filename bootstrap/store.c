@@ -8,6 +8,7 @@ struct wi_store_entry {
     struct wi_store_entry *next;
     struct wi_link waiters;
     uint64_t hash;
+    uint32_t met; /* to a meeting so many have come */
     void *value; /* NULL: only waited for as yet */
     size_t value_len;
     size_t key_len;
@@ -156,6 +157,15 @@ weir_status wi_store_wait(struct wi_store *store, struct wi_span key, void *owne
     wi_link_append(&entry->waiters, &waiter->of_entry);
     wi_link_append(waiters, &waiter->of_owner);
     return WEIR_OK;
+}
+
+weir_status wi_store_meet(struct wi_store *store, struct wi_span key, uint32_t count, void *owner,
+                          struct wi_link *waiters, uint32_t request)
+{
+    weir_status status = wi_store_wait(store, key, owner, waiters, request);
+    if (status != WEIR_OK)
+        return status;
+    return ++find(store, key)->met == count ? WEIR_OK : WEIR_ERR_AGAIN;
 }
 
 bool wi_store_next_waiter(struct wi_store *store, struct wi_span key, void **owner, uint32_t *request)

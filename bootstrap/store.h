@@ -47,6 +47,13 @@ bool wi_store_get(const struct wi_store *store, struct wi_span key, struct wi_sp
 weir_status wi_store_wait(struct wi_store *store, struct wi_span key, void *owner, struct wi_link *waiters,
                           uint32_t request);
 
+/*
+ * Counts one more who has come to the meeting that the key names, of `count`, and adds it to the waiters; WEIR_OK: all have
+ * come. WEIR_ERR_AGAIN: not all. Meetings are kept in a store of their own, which has no values.
+ */
+weir_status wi_store_meet(struct wi_store *store, struct wi_span key, uint32_t count, void *owner,
+                          struct wi_link *waiters, uint32_t request);
+
 /* Takes one waiter off the key, for whoever stored the value; false when none is left. */
 bool wi_store_next_waiter(struct wi_store *store, struct wi_span key, void **owner, uint32_t *request);
 

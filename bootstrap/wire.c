@@ -19,6 +19,7 @@ static const uint8_t layouts[WI_WIRE_TYPES][8] = {
     [WI_WIRE_CHALLENGE] = {PROOF},
     [WI_WIRE_PROOF] = {PROOF},
     [WI_WIRE_PROVEN] = {PROOF},
+    [WI_WIRE_MEET] = {REQUEST, WORLD, KEY, VALUE},
 };
 
 /* Where each field is in struct wi_message, and the most bytes it can have; 0: a number. */

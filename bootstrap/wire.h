@@ -41,6 +41,8 @@ enum wi_wire_type {
     WI_WIRE_CHALLENGE = 14, /* to the joiner: nonce */
     WI_WIRE_PROOF = 15,     /* to the store: proof */
     WI_WIRE_PROVEN = 16,    /* to the joiner: proof of the store */
+    WI_WIRE_MEET = 17,      /* to the store: request world key value: PUT of nothing, and answered by an empty VALUE as soon
+                             * as `world` ranks have come to the meeting that the value names; or by ACK as PUT is */
     WI_WIRE_TYPES
 };
 

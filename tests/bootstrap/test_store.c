@@ -62,11 +62,37 @@ static void waiters_are_told_in_order(void **state)
     assert_ptr_equal(first.next, &first);
 }
 
+/* Who has come counts, also when it does not wait any more; all who wait are told when the last one comes. */
+static void meetings_are_complete_with_the_last_one(void **state)
+{
+    struct wi_store store = {0};
+    struct wi_link owners[3];
+    void *owner;
+    uint32_t request;
+    struct wi_span key = wi_span_text("meeting");
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        wi_link_init(&owners[i]);
+    assert_int_equal(wi_store_meet(&store, key, 3, &owners[0], &owners[0], 10), WEIR_ERR_AGAIN);
+    assert_int_equal(wi_store_meet(&store, key, 3, &owners[1], &owners[1], 11), WEIR_ERR_AGAIN);
+    assert_int_equal(wi_store_meet(&store, wi_span_text("other"), 1, &owners[1], &owners[1], 9), WEIR_OK);
+    wi_store_forget(&owners[0]);
+    assert_int_equal(wi_store_meet(&store, key, 3, &owners[2], &owners[2], 12), WEIR_OK);
+    for (uint32_t i = 1; i < 3; i++) {
+        assert_true(wi_store_next_waiter(&store, key, &owner, &request));
+        assert_ptr_equal(owner, &owners[i]);
+        assert_int_equal(request, 10 + i);
+    }
+    assert_false(wi_store_next_waiter(&store, key, &owner, &request));
+    wi_store_fini(&store);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(many_keys_are_kept),
         cmocka_unit_test(waiters_are_told_in_order),
+        cmocka_unit_test(meetings_are_complete_with_the_last_one),
     };
     return cmocka_run_group_tests_name("bootstrap: store", tests, NULL, NULL);
 }
