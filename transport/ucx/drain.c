@@ -7,27 +7,41 @@
  */
 #include "transport/ucx/ucx.h"
 
+#include <linux/filter.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { DRAIN_TURNS = 50, DRAIN_PAUSE_US = 200 };
+enum { DRAIN_TURNS = 52, DRAIN_PAUSE_US = 200 };
 
 struct shutting {
     uint16_t port;
-    unsigned count;
+    unsigned count; /* connections that there still are, on their way to UCX or with it */
 };
 
-/* Shuts `fd` down if it is a connected socket on our side's port. */
+/* From here on the listener hears nothing: what comes while connections are looked for would be overlooked. */
+static void deafen(int fd)
+{
+    struct sock_filter drop_all = BPF_STMT(BPF_RET | BPF_K, 0);
+    struct sock_fprog program = {.len = 1, .filter = &drop_all};
+    setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program));
+}
+
+/* Deafens `fd` if it is the listener, and shuts it down if it is a connected socket on our side's port. */
 static void shut_connection(int fd, void *arg)
 {
     struct shutting *shutting = arg;
     int listens = 0;
     socklen_t size = sizeof(listens);
-    if (wi_ucx_port_of(fd) != shutting->port || getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 ||
-        listens)
+    if (wi_ucx_port_of(fd) != shutting->port || getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0)
         return;
-    shutdown(fd, SHUT_RDWR);
-    shutting->count++;
+    if (listens) {
+        deafen(fd);
+        shutting->count += poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 0) > 0; /* one waits to be accepted */
+    } else {
+        shutdown(fd, SHUT_RDWR);
+        shutting->count++;
+    }
 }
 
 /* Shuts all such connections down; returns how many there were. */
@@ -38,10 +52,13 @@ static unsigned shut_connections(uint16_t port)
     return shutting.count;
 }
 
+/* A connection may be accepted while a look is on its way from lower descriptors to the listener: the next one finds it. */
 void wi_ucx_drain(struct wi_ucx_iface *iface)
 {
-    for (int turn = 0; turn < DRAIN_TURNS && shut_connections(iface->port) > 0; turn++) {
+    for (int turn = 0, quiet = 0; turn < DRAIN_TURNS && quiet < 2; turn++) {
+        quiet = shut_connections(iface->port) > 0 ? 0 : quiet + 1;
         ucp_worker_progress(iface->worker);
-        usleep(DRAIN_PAUSE_US); /* UCX's own thread reads their end and closes them */
+        if (quiet == 0)
+            usleep(DRAIN_PAUSE_US); /* UCX's own thread reads their end and closes them */
     }
 }
