@@ -1,4 +1,5 @@
 /* `weir info`: what this build and this machine can do, and the table of variables; as text, JSON or Markdown. */
+#include "info_rdma.h"
 #include "json.h"
 #include "weir_tool.h"
 
@@ -18,7 +19,8 @@
 
 static const char usage[] = "usage: weir info [--env] [--json | --markdown]\n"
                             "\n"
-                            "Without options: version, build, transports and why one cannot be used, processor.\n"
+                            "Without options: version, build, transports and why one cannot be used, processor, and\n"
+                            "RDMA ports with their GIDs, those that verbs would use marked.\n"
                             "  --env       every WEIR_* variable with its type, range, default and value in force\n"
                             "  --json      the same as JSON\n"
                             "  --markdown  with --env: as a table in Markdown, without the values in force\n";
@@ -93,6 +95,7 @@ static void print_machine_text(const struct feature *features, size_t count)
     for (size_t i = 0; i < count; i++)
         printf(" %s%s", features[i].present ? "" : "no-", features[i].name);
     printf("\n");
+    info_print_rdma_text();
 }
 
 static void print_machine_json(const struct feature *features, size_t count)
@@ -109,7 +112,9 @@ static void print_machine_json(const struct feature *features, size_t count)
     printf("  },\n  \"processors\": %ld,\n  \"features\": {", sysconf(_SC_NPROCESSORS_ONLN));
     for (size_t i = 0; i < count; i++)
         printf("%s\"%s\": %s", i ? ", " : "", features[i].name, features[i].present ? "true" : "false");
-    printf("}\n}\n");
+    printf("},\n  \"rdma\": ");
+    info_print_rdma_json();
+    printf("\n}\n");
 }
 
 static void print_machine(enum format format)

@@ -4,8 +4,10 @@ real, looks at what the doctor says, and mends it again. As root, in the guest: 
 import contextlib
 import ctypes
 import functools
+import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import unittest
@@ -92,6 +94,53 @@ class Devices(unittest.TestCase):
         with other_network("ip link add weirv2 type dummy; ip addr add 10.79.0.1/24 dev weirv2; ip link set weirv2 up",
                            "ip link del weirv2"):
             self.expect(look("--to", "10.79.0.2"), "gid", "the route to 10.79.0.2 leads out of weirv2, which is no active RDMA port")
+
+
+class Info(unittest.TestCase):
+    """`weir info` lists the same devices."""
+
+    def ports(self, **variables):
+        run = functools.partial(subprocess.run, env=shared.environment(**variables), capture_output=True, encoding="utf-8",
+                                timeout=60, check=True)
+        text = run([TOOL, "info"]).stdout
+        ports = {port["device"]: port for port in json.loads(run([TOOL, "info", "--json"]).stdout)["rdma"]}
+        for name, port in ports.items():
+            mark = r"\*" if port["used"] else " "
+            self.assertRegex(text, rf"(?m)^{mark} {name}:1 +{port['state']}, {port['link_layer']} on {port['interface']}, "
+                                   rf"{re.escape(port['rate'])}, MTU {port['mtu']}$")
+            for gid in port["gids"]:
+                mark = r"\*" if gid["used"] else " "
+                self.assertRegex(text, rf"(?m)^  {mark}   GID {gid['index']:<3} {gid['address']}, {gid['type']}, {gid['interface']}$")
+        return ports
+
+    def test_as_the_device_says(self):
+        ports = self.ports()
+        self.assertEqual(sorted(port["used"] for port in ports.values()), [False, True])
+        for name, node in (("rxe0", NODE0), ("rxe1", NODE1)):
+            told = subprocess.run(["ibv_devinfo", "-v", "-d", name], capture_output=True, encoding="utf-8", check=True).stdout
+            self.assertEqual(int(re.search(r"active_mtu:\s+(\d+)", told).group(1)), ports[name]["mtu"])
+            self.assertIn(f"PORT_{ports[name]['state']}", told)
+            gids = {int(index): gid for index, gid in re.findall(r"GID\[ *(\d+)\]:\s+([0-9a-f:.]+)", told)}
+            self.assertEqual(sorted(gids), [gid["index"] for gid in ports[name]["gids"]])
+            self.assertIn(node, [gid["address"] for gid in ports[name]["gids"]])
+
+    def test_what_would_be_used(self):
+        """As WEIR_DEVICE and WEIR_INTERFACE ask for, however connections are made; link-local GIDs never."""
+        for variables, used in (({"WEIR_DEVICE": "rxe1"}, {"rxe1"}), ({"WEIR_DEVICE": "rxe0,rxe1"}, {"rxe0", "rxe1"}),
+                                ({"WEIR_INTERFACE": "weirv1", "WEIR_VERBS_CONNECT": "store"}, {"rxe1"}),
+                                ({"WEIR_DEVICE": "rxe7"}, set())):
+            ports = self.ports(**variables)
+            self.assertEqual({name for name, port in ports.items() if port["used"]}, used, variables)
+            for name, port in ports.items():
+                marked = {gid["address"] for gid in port["gids"] if gid["used"]}
+                own = {NODE0, "fd77::1"} if name == "rxe0" else {NODE1, "fd77::2"}
+                self.assertEqual(marked, own if name in used else set())
+
+    def test_port_down_and_smaller_mtu(self):
+        with other_network("ip link set weirv1 mtu 1500", "ip link set weirv1 mtu 4200"):
+            self.assertEqual([port["mtu"] for port in self.ports().values()], [4096, 1024])
+        with other_network("ip link set weirv0 down; ip link set weirv1 down"):
+            self.assertEqual([(port["state"], port["used"]) for port in self.ports().values()], [("DOWN", False)] * 2)
 
 
 class Process(unittest.TestCase):

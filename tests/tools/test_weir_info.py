@@ -58,6 +58,14 @@ class Machine(unittest.TestCase):
         for name, present in parsed["features"].items():
             self.assertIn((" " if present else " no-") + name, text.stdout)
 
+    def test_rdma_ports_are_those_of_the_kernel(self):
+        parsed = json.loads(weir("info", "--json").stdout)["rdma"]
+        root = "/sys/class/infiniband"
+        ports = [(device, int(port)) for device in sorted(os.listdir(root) if os.path.isdir(root) else [])
+                 for port in sorted(os.listdir(f"{root}/{device}/ports"), key=int)]
+        self.assertEqual([(port["device"], port["port"]) for port in parsed], ports)
+        self.assertRegex(weir("info").stdout, r"(?m)^rdma " if ports else r"(?m)^rdma +no device$")
+
     def test_features_are_those_of_the_kernel(self):
         with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
             flags = set(re.search(r"(?m)^(?:flags|Features)\s*:(.*)$", cpuinfo.read()).group(1).split())
