@@ -23,7 +23,8 @@ static weir_status perform(struct weir_comm *comm, const struct wi_call *call, c
 }
 
 /* Checks what all calls with data have in common and gives the length in bytes. */
-static weir_status check_data(const char *what, const void *buf, size_t count, weir_dtype dtype, size_t *bytes)
+static weir_status check_data(const struct weir_comm *comm, const char *what, const void *buf, size_t count,
+                              weir_dtype dtype, size_t *bytes)
 {
     size_t elem = weir_dtype_size(dtype);
     if (elem == 0)
@@ -33,6 +34,8 @@ static weir_status check_data(const char *what, const void *buf, size_t count, w
     *bytes = count * elem;
     if (!buf && count > 0)
         return wi_error(WEIR_ERR_INVALID, "%s: the buffer is NULL", what);
+    if (*bytes > 0 && weir_mem_is_device(comm->ctx, buf, *bytes))
+        return wi_error(WEIR_ERR_UNSUPPORTED, "%s: the buffer lies in device memory; copy it to host memory", what);
     return WEIR_OK;
 }
 
@@ -51,7 +54,7 @@ weir_status weir_broadcast(weir_comm *comm, void *buf, size_t count, weir_dtype 
     if (root < 0 || root >= (int)comm->ranks)
         return wi_error(WEIR_ERR_INVALID, "broadcast: root %d is not a rank of a communicator of %u", root,
                         comm->ranks);
-    weir_status status = check_data("broadcast", buf, count, dtype, &bytes);
+    weir_status status = check_data(comm, "broadcast", buf, count, dtype, &bytes);
     if (status != WEIR_OK)
         return status;
     const struct wi_call call = {.kind = WI_BROADCAST, .dtype = dtype, .root = (uint32_t)root, .count = count};
@@ -65,7 +68,9 @@ weir_status weir_allreduce(weir_comm *comm, const void *send, void *recv, size_t
         return wi_error(WEIR_ERR_INVALID, "all-reduce: comm is NULL");
     if (op != WEIR_SUM)
         return wi_error(WEIR_ERR_INVALID, "all-reduce: unknown operation %d", (int)op);
-    weir_status status = check_data("all-reduce", send && recv ? send : NULL, count, dtype, &bytes);
+    weir_status status = check_data(comm, "all-reduce", send && recv ? send : NULL, count, dtype, &bytes);
+    if (status == WEIR_OK)
+        status = check_data(comm, "all-reduce", recv, count, dtype, &bytes);
     if (status != WEIR_OK)
         return status;
     uintptr_t from = (uintptr_t)send, to = (uintptr_t)recv;

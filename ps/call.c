@@ -280,6 +280,11 @@ static weir_status run(weir_ps_table *table, uint8_t op, const float *send, floa
 {
     if (!table || (op != WI_PS_PULL && !send) || ((op == WI_PS_PULL || op == WI_PS_PUSH_PULL) && !recv))
         return wi_error(WEIR_ERR_INVALID, "parameter server %s: table and memory must be given", name_of(op));
+    weir_ctx *ctx = table->client->ctx;
+    size_t bytes = table->open.count * sizeof(float);
+    if ((send && weir_mem_is_device(ctx, send, bytes)) || (recv && weir_mem_is_device(ctx, recv, bytes)))
+        return wi_error(WEIR_ERR_UNSUPPORTED,
+                        "parameter server %s: the memory is a device's; copy it to or from host memory", name_of(op));
     uint64_t start_ns = wi_now_ns();
     struct workspace space;
     struct transfer t = {.table = table, .op = op, .send = send, .recv = recv, .direct = true};

@@ -17,6 +17,7 @@
 enum wi_mem_kind {
     WI_MEM_USER,
     WI_MEM_POOL,     /* a slab: not for weir_mem_deregister() */
+    WI_MEM_DEVICE,   /* a dma-buf's, see device_memory.c */
     WI_MEM_BORROWED, /* found through the registration cache alone, see borrow.c */
 };
 
@@ -31,7 +32,7 @@ struct weir_mem {
     struct wi_mem_desc desc;
     enum wi_mem_kind kind;
     struct wi_regcache_entry *entry; /* of a borrowed one that is kept; NULL: it is not */
-    struct wi_mr *mr[WI_IFACE_MAX];  /* by index of the interface */
+    struct wi_mr *mr[WI_IFACE_MAX];  /* by index of the interface; NULL: of device memory, where it has none */
     struct wi_exports exports;
 };
 
@@ -48,6 +49,7 @@ struct weir_ctx {
     uint64_t spin_ns;
 
     struct wi_ranges mems; /* regions, but for borrowed ones */
+    uint32_t device_regions;      /* of device memory */
     struct wi_regcache *regcache; /* NULL: not needed so far, or nothing is kept */
     bool regcache_tried;
     struct wi_unmap unmap;
@@ -136,6 +138,9 @@ weir_status wi_ctx_open_ifaces(struct weir_ctx *ctx, const weir_ctx_params *para
 
 /* After a wait of our own that called weir_ctx_block(): takes the lock (sleep.c). */
 void wi_ctx_wait_end(struct weir_ctx *ctx);
+
+/* Gives back the addresses that were made up for device memory, if they were (device_memory.c). */
+void wi_device_addresses_free(const struct wi_mem_desc *desc);
 
 /* All below: with the context's lock held. */
 

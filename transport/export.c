@@ -81,6 +81,8 @@ static weir_status write_sections(struct weir_mem *mem, struct wi_mem_export *ex
     for (int i = 0; i < ctx->iface_count; i++) {
         const struct wi_transport_ops *ops = ctx->iface[i]->ops;
         size_t room;
+        if (!mem->mr[i])
+            continue; /* device memory, which it does not reach */
         void *section = wi_blob_section_room(writer, &room);
         if (!section)
             break;

@@ -22,21 +22,30 @@ static void deregister_all(struct weir_mem *mem)
     }
 }
 
+/* Leaves `*mr` NULL where the interface has no way to such memory. */
+static weir_status register_one(const struct weir_mem *mem, struct wi_iface *iface, struct wi_mr **mr)
+{
+    const struct wi_transport_ops *ops = iface->ops;
+    if (mem->kind == WI_MEM_DEVICE)
+        return ops->mem_register_dmabuf ? ops->mem_register_dmabuf(iface, &mem->desc, mr) : WEIR_OK;
+    if (!mem->desc.made)
+        return ops->mem_register(iface, &mem->desc, mr);
+    *mr = mem->desc.made;
+    return WEIR_OK;
+}
+
 static weir_status register_all(struct weir_mem *mem)
 {
     struct weir_ctx *ctx = mem->ctx;
     for (int i = 0; i < ctx->iface_count; i++) {
-        weir_status status = WEIR_OK;
-        if (mem->desc.made)
-            mem->mr[i] = mem->desc.made;
-        else
-            status = ctx->iface[i]->ops->mem_register(ctx->iface[i], &mem->desc, &mem->mr[i]);
+        weir_status status = register_one(mem, ctx->iface[i], &mem->mr[i]);
         if (status != WEIR_OK) {
             mem->mr[i] = NULL;
             deregister_all(mem);
             return status;
         }
-        mem->mr[i]->iface = ctx->iface[i];
+        if (mem->mr[i])
+            mem->mr[i]->iface = ctx->iface[i];
     }
     return WEIR_OK;
 }
@@ -71,6 +80,8 @@ weir_status wi_mem_add(struct weir_ctx *ctx, const struct wi_mem_desc *desc, enu
     }
     if (listed)
         wi_ranges_insert(&ctx->mems, (uintptr_t)desc->addr, (uintptr_t)desc->addr + desc->len, mem);
+    if (kind == WI_MEM_DEVICE)
+        __atomic_fetch_add(&ctx->device_regions, 1, __ATOMIC_RELAXED);
     wi_stat_add(&ctx->stats.registered_bytes, desc->len);
     *out = mem;
     return WEIR_OK;
@@ -83,6 +94,9 @@ void wi_mem_remove(struct weir_mem *mem)
     if (mem->kind != WI_MEM_BORROWED)
         wi_ranges_remove(&mem->ctx->mems, (uintptr_t)mem->desc.addr, mem);
     deregister_all(mem);
+    if (mem->kind == WI_MEM_DEVICE)
+        __atomic_fetch_sub(&mem->ctx->device_regions, 1, __ATOMIC_RELAXED);
+    wi_device_addresses_free(&mem->desc);
     free(mem);
 }
 
@@ -104,7 +118,7 @@ weir_status weir_mem_register(weir_ctx *ctx, void *addr, size_t len, weir_mem **
 
 void weir_mem_deregister(weir_mem *mem)
 {
-    if (!mem || mem->kind != WI_MEM_USER || wi_in_child(mem->ctx))
+    if (!mem || (mem->kind != WI_MEM_USER && mem->kind != WI_MEM_DEVICE) || wi_in_child(mem->ctx))
         return;
     struct weir_ctx *ctx = mem->ctx;
     wi_ctx_lock(ctx);

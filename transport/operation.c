@@ -21,12 +21,19 @@ struct post {
 
 typedef weir_status post_once_fn(struct weir_ep *ep, const struct post *post, struct wi_mr *mr);
 
-static inline struct wi_mr *local_mr(struct weir_ep *ep, const struct post *post)
+/* Posts on the registration of the local memory, if it has one. A region without one is memory of a device. */
+static inline weir_status post_local(struct weir_ep *ep, const struct post *post, post_once_fn *once)
 {
     struct weir_mem *mem = post->mem;
     if (!mem && post->len > 0)
         mem = wi_mem_lookup(ep->ctx, post->local, post->len);
-    return mem ? mem->mr[wi_iface_index(ep->ctx, ep->iface)] : NULL;
+    struct wi_mr *mr = mem ? mem->mr[wi_iface_index(ep->ctx, ep->iface)] : NULL;
+    if (__builtin_expect(mem && !mr, 0))
+        return wi_error(WEIR_ERR_UNSUPPORTED,
+                        "%s, rank %llu: %s does not reach device memory, where the local %zu bytes at %p are; set "
+                        "WEIR_INTRANODE=off for verbs to peers of this host, or copy through host memory",
+                        wi_op_names[post->op], (unsigned long long)ep->peer_id, ep->ops->name, post->len, post->local);
+    return once(ep, post, mr);
 }
 
 enum { TURNS_ALONE = 64 }; /* of polling before other threads are let in */
@@ -57,7 +64,7 @@ static weir_status post_slowly(struct weir_ep *ep, const struct post *post, post
         if (ep->status != WEIR_OK)
             return weir_ep_status(ep);
         if (ep->ready) {
-            weir_status status = once(ep, post, local_mr(ep, post));
+            weir_status status = post_local(ep, post, once);
             if (status != WEIR_ERR_AGAIN)
                 return status;
         }
@@ -104,7 +111,7 @@ static inline weir_status first_try(struct weir_ep *ep, const struct post *post,
     if (__builtin_expect(ep->status != WEIR_OK, 0))
         return weir_ep_status(ep);
     if (__builtin_expect(ep->ready, 1))
-        status = once(ep, post, local_mr(ep, post));
+        status = post_local(ep, post, once);
     return __builtin_expect(status != WEIR_OK, 0) ? not_posted(ep, post, once, status) : status;
 }
 
@@ -278,6 +285,9 @@ weir_status weir_send(weir_ep *ep, const void *data, size_t len)
     if (len > WEIR_MSG_MAX || (!data && len > 0))
         return wi_error(WEIR_ERR_INVALID, "send to rank %llu: a message of %zu bytes; at most %u",
                         (unsigned long long)ep->peer_id, len, WEIR_MSG_MAX);
+    if (len > 0 && weir_mem_is_device(ep->ctx, data, len))
+        return wi_error(WEIR_ERR_INVALID, "send to rank %llu: the message lies in device memory; put it, or copy it out",
+                        (unsigned long long)ep->peer_id);
     struct post args = {.op = WI_OP_SEND, .local = (void *)(uintptr_t)data, .len = len};
     return post(ep, &args, send_once);
 }

@@ -76,8 +76,9 @@ struct wi_export {
 struct wi_mem_desc {
     void *addr;
     size_t len;
-    int fd;           /* memfd that holds it (pool slabs), or -1: ordinary memory of the user */
+    int fd;           /* memfd that holds it (pool slabs), dma-buf (device memory), or -1: ordinary memory of the user */
     uint64_t fd_offset;
+    void *reserved;   /* device memory: where the addresses begin that were made up for it, or NULL */
     uint64_t id;      /* never used twice in a context */
     struct wi_mr *made; /* the registration that came with it from mem_alloc(), or NULL */
 };
@@ -109,6 +110,11 @@ struct wi_transport_ops {
     /* -- memory -- */
     weir_status (*mem_register)(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
     void (*mem_deregister)(struct wi_mr *mr);
+
+    /* Registers memory of a device, of which `fd` is the dma-buf: from fd_offset on, under the name `addr`, at which nothing
+     * may be read or written. `fd` is the caller's and may be closed afterwards. NULL in the table: unsupported; the region
+     * then has no registration with this interface, and no operation of its endpoints is given such memory. */
+    weir_status (*mem_register_dmabuf)(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
 
     /* Makes and registers memory for a pool's slab that peers of this host can map; mem_deregister() frees it. Asked where
      * the context has no other interface. NULL in the table, or WEIR_ERR_UNSUPPORTED: the front makes a memfd. */

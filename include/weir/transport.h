@@ -137,7 +137,26 @@ void weir_ctx_unwatch(weir_ctx *ctx, int fd);
 weir_status weir_mem_register(weir_ctx *ctx, void *addr, size_t len, weir_mem **mem);
 
 /*
- * Ends a registration made by weir_mem_register(). Keys exported from it are revoked: later use by a peer fails there
+ * Registers `len` bytes of a device's memory (a GPU's, say) from byte `offset` of the dma-buf `fd` on, which the device's
+ * library exports; `fd` stays the caller's and may be closed afterwards. `addr` is how operations and keys name the memory:
+ * the device pointer, or NULL for addresses that Weir makes up (weir_mem_range() tells them); it lies as far into a page as
+ * `offset`. Nothing is read or written at `addr` by this process: network adapters go to the memory themselves. The region
+ * is used as any other by weir_put(), weir_get(), weir_put_signal(), weir_fetch_add(), weir_mem_export() and by peers'
+ * operations; weir_send(), collectives and the parameter server need host memory, and refuse it. Ordering between what a
+ * device computes and what is sent of it is the program's: wait for the device before a put.
+ * Only verbs reaches device memory, with an adapter and driver that have ibv_reg_dmabuf_mr(); keys have no part for shared
+ * memory, so peers of the same host need WEIR_INTRANODE=off. The caller owns `*mem` (weir_mem_deregister()). Thread-safe as
+ * the context is. Errors: WEIR_ERR_UNSUPPORTED (backend, adapter or driver cannot; the sentence says which),
+ * WEIR_ERR_INVALID (no dma-buf, `addr` that does not fit or is another region's), WEIR_ERR_RANGE (past the dma-buf's end),
+ * WEIR_ERR_LIMIT, WEIR_ERR_NO_MEMORY, WEIR_ERR_IO.
+ */
+weir_status weir_mem_register_dmabuf(weir_ctx *ctx, int fd, uint64_t offset, size_t len, void *addr, weir_mem **mem);
+
+/* Is there device memory of the context among [addr, addr + len), which the CPU must not touch? Nonzero: yes. */
+int weir_mem_is_device(weir_ctx *ctx, const void *addr, size_t len);
+
+/*
+ * Ends a registration made by weir_mem_register() or weir_mem_register_dmabuf(). Keys exported from it are revoked: later use by a peer fails there
  * with WEIR_ERR_KEY. NULL is allowed.
  */
 void weir_mem_deregister(weir_mem *mem);

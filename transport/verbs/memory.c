@@ -6,11 +6,13 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 static weir_status register_error(const struct verbs_iface *iface, const void *addr, size_t len, int error)
 {
@@ -32,6 +34,23 @@ static weir_status register_error(const struct verbs_iface *iface, const void *a
     return wi_error(WEIR_ERR_IO, "registering %zu bytes at %p with %s: %s", len, addr, device, strerror(error));
 }
 
+static weir_status register_device_error(const struct verbs_iface *iface, size_t len, int error)
+{
+    const char *device = iface->choice.device;
+    if (error == EOPNOTSUPP || error == ENOSYS || error == EPROTONOSUPPORT)
+        return wi_error(WEIR_ERR_UNSUPPORTED,
+                        "registering %zu bytes of device memory: %s or its driver does not reach it "
+                        "(ibv_reg_dmabuf_mr(): %s); mlx5, irdma and others do from Linux 5.12 on. Copy through host memory",
+                        len, device, strerror(error));
+    if (error == EINVAL)
+        return wi_error(WEIR_ERR_INVALID,
+                        "registering %zu bytes of device memory with %s: %s; the dma-buf's exporter may not let other "
+                        "devices at it (peer to peer), see the kernel's log",
+                        len, device, strerror(error));
+    return wi_error(error == ENOMEM ? WEIR_ERR_NO_MEMORY : WEIR_ERR_IO, "registering %zu bytes of device memory with %s: %s",
+                    len, device, strerror(error));
+}
+
 /* ---- Regions
  * ---------------------------------------------------------------------------------------------------------- */
 
@@ -44,29 +63,73 @@ static int relaxed(void)
     return wi_config()->verbs_relaxed == WI_VERBS_RELAXED_ON ? IBV_ACCESS_RELAXED_ORDERING : 0;
 }
 
-/* Nobody reaches a region but through what was exported of it, whatever key he guesses. */
-static int region_access(const struct verbs_device *device)
+/* Windows cannot be bound to device memory. */
+static bool has_windows(const struct verbs_device *device, const struct verbs_mr *mr)
 {
-    return relaxed() | IBV_ACCESS_LOCAL_WRITE | (device->windows ? IBV_ACCESS_MW_BIND : 0);
+    return device->windows && !mr->device;
+}
+
+/* Nobody reaches a region but through what was exported of it, whatever key he guesses. */
+static int region_access(const struct verbs_device *device, const struct verbs_mr *mr)
+{
+    return relaxed() | IBV_ACCESS_LOCAL_WRITE | (has_windows(device, mr) ? IBV_ACCESS_MW_BIND : 0);
+}
+
+/* Registers a range of a region with the device. */
+static weir_status range_register(const struct verbs_iface *iface, const struct verbs_mr *mr, uint64_t addr, size_t len,
+                                  int access, struct ibv_mr **out)
+{
+    void *start = (void *)(uintptr_t)addr;
+    struct ibv_pd *pd = iface->device.pd;
+    *out = mr->device ? ibv_reg_dmabuf_mr(pd, mr->offset + (addr - mr->addr), len, addr, mr->dmabuf, access)
+                      : ibv_reg_mr(pd, start, len, access);
+    if (*out)
+        return WEIR_OK;
+    return mr->device ? register_device_error(iface, len, errno) : register_error(iface, start, len, errno);
+}
+
+/* Makes the region that `what` describes, and takes over its descriptor. */
+static weir_status region_create(struct verbs_iface *iface, const struct verbs_mr *what, struct wi_mr **out)
+{
+    struct verbs_mr *mr = malloc(sizeof(*mr));
+    if (!mr)
+        return wi_error(WEIR_ERR_NO_MEMORY, "registering %llu bytes: out of memory", (unsigned long long)what->len);
+    *mr = *what;
+    weir_status status = range_register(iface, mr, mr->addr, mr->len, region_access(&iface->device, mr), &mr->mr);
+    if (status != WEIR_OK) {
+        free(mr);
+        return status;
+    }
+    wi_debug("verbs: %llu bytes at 0x%llx registered, key 0x%x%s%s", (unsigned long long)mr->len,
+             (unsigned long long)mr->addr, mr->mr->rkey, mr->device ? ", device memory" : "",
+             relaxed() ? ", relaxed ordering" : "");
+    *out = &mr->base;
+    return WEIR_OK;
 }
 
 weir_status wi_verbs_mem_register(struct wi_iface *base, const struct wi_mem_desc *desc, struct wi_mr **out)
 {
-    struct verbs_iface *iface = verbs_iface(base);
-    struct verbs_mr *mr = calloc(1, sizeof(*mr));
-    if (!mr)
-        return wi_error(WEIR_ERR_NO_MEMORY, "registering %zu bytes: out of memory", desc->len);
-    mr->mr = ibv_reg_mr(iface->device.pd, desc->addr, desc->len, region_access(&iface->device));
-    if (!mr->mr) {
-        int error = errno;
-        free(mr);
-        return register_error(iface, desc->addr, desc->len, error);
-    }
-    wi_debug("verbs: %zu bytes at %p registered, key 0x%x%s", desc->len, desc->addr, mr->mr->rkey,
-             wi_config()->verbs_relaxed == WI_VERBS_RELAXED_ON ? ", relaxed ordering" : "");
-    mr->id = desc->id;
-    *out = &mr->base;
-    return WEIR_OK;
+    const struct verbs_mr what = {.id = desc->id, .addr = (uintptr_t)desc->addr, .len = desc->len, .dmabuf = -1};
+    return region_create(verbs_iface(base), &what, out);
+}
+
+/* The descriptor is kept: ranges that are exported are registered later. */
+weir_status wi_verbs_mem_register_dmabuf(struct wi_iface *base, const struct wi_mem_desc *desc, struct wi_mr **out)
+{
+    const struct verbs_mr what = {
+        .id = desc->id,
+        .addr = (uintptr_t)desc->addr,
+        .len = desc->len,
+        .device = true,
+        .dmabuf = fcntl(desc->fd, F_DUPFD_CLOEXEC, 0),
+        .offset = desc->fd_offset,
+    };
+    if (what.dmabuf < 0)
+        return wi_error(WEIR_ERR_LIMIT, "registering device memory: no descriptor: %s", strerror(errno));
+    weir_status status = region_create(verbs_iface(base), &what, out);
+    if (status != WEIR_OK)
+        close(what.dmabuf);
+    return status;
 }
 
 void wi_verbs_mem_deregister(struct wi_mr *base)
@@ -75,6 +138,8 @@ void wi_verbs_mem_deregister(struct wi_mr *base)
     int error = ibv_dereg_mr(mr->mr);
     if (error)
         wi_warn("verbs: a region could not be deregistered: %s", strerror(error));
+    if (mr->dmabuf >= 0)
+        close(mr->dmabuf);
     free(mr);
 }
 
@@ -86,10 +151,10 @@ static struct verbs_export **bucket(struct verbs_iface *iface, uint64_t token)
     return &iface->exports[token % WI_VERBS_EXPORT_BUCKETS];
 }
 
-static int export_access(const struct verbs_device *device)
+static int export_access(const struct verbs_device *device, const struct verbs_mr *mr)
 {
-    if (device->windows)
-        return region_access(device);
+    if (has_windows(device, mr))
+        return region_access(device, mr);
     return relaxed() | IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ |
            (device->atomics ? IBV_ACCESS_REMOTE_ATOMIC : 0);
 }
@@ -101,14 +166,14 @@ static int export_access(const struct verbs_device *device)
 static weir_status own_registration(struct verbs_export *export, const struct verbs_mr *mr)
 {
     const struct verbs_device *device = &export->iface->device;
-    bool whole = export->addr == (uintptr_t)mr->mr->addr && export->len == mr->mr->length;
+    bool whole = export->addr == mr->addr && export->len == mr->len;
+    struct ibv_mr *own;
     export->mr = mr->mr;
-    if (export->len == 0 || (device->windows && (whole || !device->loose_windows)))
+    if (export->len == 0 || (has_windows(device, mr) && (whole || !device->loose_windows)))
         return WEIR_OK;
-    void *start = (char *)mr->mr->addr + (export->addr - (uintptr_t)mr->mr->addr);
-    struct ibv_mr *own = ibv_reg_mr(device->pd, start, export->len, export_access(device));
-    if (!own)
-        return register_error(export->iface, start, export->len, errno);
+    weir_status status = range_register(export->iface, mr, export->addr, export->len, export_access(device, mr), &own);
+    if (status != WEIR_OK)
+        return status;
     export->mr = own;
     export->own_mr = true;
     return WEIR_OK;
@@ -172,7 +237,7 @@ weir_status wi_verbs_mem_export(struct wi_mr *base, const void *addr, size_t len
                                 struct wi_export **out)
 {
     struct verbs_mr *mr = (struct verbs_mr *)base;
-    struct wi_verbs_key key = {.window = verbs_iface(base->iface)->device.windows};
+    struct wi_verbs_key key = {.window = has_windows(&verbs_iface(base->iface)->device, mr)};
     struct verbs_export *export = NULL;
     if (*blob_len < WI_VERBS_KEY_SIZE)
         return wi_error(WEIR_ERR_RANGE, "export: %zu bytes are too little room for a verbs key", *blob_len);

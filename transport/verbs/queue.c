@@ -67,7 +67,7 @@ static inline void fill(const struct verbs_ep *ep, const struct verbs_op *op, ui
     } else {
         wr->wr.rdma.remote_addr = op->remote_addr;
         wr->wr.rdma.rkey = op->rkey;
-        if (len - 1 < ep->max_inline && wr->opcode != IBV_WR_RDMA_READ) /* not if it is 0 */
+        if (len - 1 < ep->max_inline && wr->opcode != IBV_WR_RDMA_READ && !op->device) /* not if it is 0 */
             wr->send_flags |= IBV_SEND_INLINE;
     }
 }
@@ -290,6 +290,7 @@ static inline weir_status write_to(struct verbs_ep *ep, enum verbs_kind kind, co
         .lkey = mr ? ((const struct verbs_mr *)mr)->mr->lkey : 0,
         .rkey = rkey_of(rkey),
         .imm = imm,
+        .device = mr && ((const struct verbs_mr *)mr)->device,
         .local = local,
         .len = len,
         .remote_addr = remote_addr,
@@ -339,6 +340,8 @@ weir_status wi_verbs_fetch_add(struct weir_ep *base, uint64_t value, uint64_t *r
     if (key_pending(rkey))
         return wi_verbs_key_pending(ep, (const struct verbs_rkey *)rkey);
     bool direct = mr && !ep->iface->device.loose_atomics;
+    if (mr && !direct && ((const struct verbs_mr *)mr)->device)
+        return wi_error(WEIR_ERR_UNSUPPORTED, "fetch_add: with %s the result must go to host memory", base->iface->device);
     const struct verbs_op op = {
         .kind = VERBS_FETCH_ADD,
         .lkey = direct ? ((const struct verbs_mr *)mr)->mr->lkey : ep->block_mr->lkey,

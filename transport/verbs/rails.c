@@ -174,14 +174,17 @@ static void mem_deregister(struct wi_mr *base)
     free(mr);
 }
 
-static weir_status mem_register(struct wi_iface *base, const struct wi_mem_desc *desc, struct wi_mr **out)
+typedef weir_status register_fn(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
+
+static weir_status register_each(struct wi_iface *base, const struct wi_mem_desc *desc, register_fn *reg,
+                                 struct wi_mr **out)
 {
     struct rails_iface *iface = rails_iface(base);
     struct rails_mr *mr = calloc(1, sizeof(*mr));
     if (!mr)
         return wi_error(WEIR_ERR_NO_MEMORY, "registering %zu bytes: out of memory", desc->len);
     for (unsigned i = 0; i < iface->count; i++) {
-        weir_status status = wi_verbs_mem_register(&iface->rail[i]->base, desc, &mr->mr[i]);
+        weir_status status = reg(&iface->rail[i]->base, desc, &mr->mr[i]);
         if (status != WEIR_OK) {
             mem_deregister(&mr->base);
             return status;
@@ -190,6 +193,16 @@ static weir_status mem_register(struct wi_iface *base, const struct wi_mem_desc 
     }
     *out = &mr->base;
     return WEIR_OK;
+}
+
+static weir_status mem_register(struct wi_iface *base, const struct wi_mem_desc *desc, struct wi_mr **mr)
+{
+    return register_each(base, desc, wi_verbs_mem_register, mr);
+}
+
+static weir_status mem_register_dmabuf(struct wi_iface *base, const struct wi_mem_desc *desc, struct wi_mr **mr)
+{
+    return register_each(base, desc, wi_verbs_mem_register_dmabuf, mr);
 }
 
 static bool mem_unexport(struct wi_export *base)
@@ -343,6 +356,7 @@ const struct wi_transport_ops wi_rails_ops = {
     .close = close_rails,
     .address = address,
     .mem_register = mem_register,
+    .mem_register_dmabuf = mem_register_dmabuf,
     .mem_deregister = mem_deregister,
     .mem_export = mem_export,
     .mem_unexport = mem_unexport,

@@ -215,6 +215,7 @@ const struct wi_transport_ops wi_verbs_ops = {
     .close = close_iface,
     .address = wi_verbs_list_address,
     .mem_register = wi_verbs_mem_register,
+    .mem_register_dmabuf = wi_verbs_mem_register_dmabuf,
     .mem_deregister = wi_verbs_mem_deregister,
     .mem_export = wi_verbs_list_export,
     .mem_unexport = wi_verbs_mem_unexport,

@@ -94,6 +94,10 @@ struct verbs_mr {
     struct wi_mr base;
     struct ibv_mr *mr;
     uint64_t id; /* names it in keys */
+    uint64_t addr, len;
+    bool device;     /* memory of a device: nothing but the adapter touches it */
+    int dmabuf;      /* device memory: its dma-buf, and where in that it begins */
+    uint64_t offset;
 };
 
 /* ---- Connections (cm.c) ------------------------------------------------------------------------------------------ */
@@ -168,6 +172,7 @@ struct verbs_op {
     uint32_t lkey;
     uint32_t rkey;
     uint32_t imm;
+    bool device; /* `local` is no address of ours, see verbs_mr */
     const void *local;
     uint64_t len;
     uint64_t remote_addr;
@@ -557,6 +562,7 @@ void wi_verbs_keepalive(struct verbs_iface *iface, uint64_t now_ns);
 /* ---- Memory (memory.c), windows (window.c), keys (key.c) --------------------------------------------------------- */
 
 weir_status wi_verbs_mem_register(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
+weir_status wi_verbs_mem_register_dmabuf(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
 void wi_verbs_mem_deregister(struct wi_mr *mr);
 weir_status wi_verbs_mem_export(struct wi_mr *mr, const void *addr, size_t len, void *blob, size_t *blob_len,
                                 struct wi_export **export);
