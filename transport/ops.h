@@ -24,6 +24,7 @@ struct wi_iface_params {
     const char *bind_address; /* numeric address, or NULL: backend's choice */
     uint32_t signals;         /* size of the signal table */
     const weir_exchange *exchange; /* the caller's, or NULL */
+    uint64_t *receives_low;   /* the front's count of times that few receives were left; for wi_count() */
 };
 
 /* A control message that arrived, owned by the interface's queue until the front has copied it out. */
@@ -233,6 +234,13 @@ static inline void wi_comp_end(weir_comp *comp, weir_status status)
         __atomic_compare_exchange_n(&comp->status, &none, (int32_t)status, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
     }
     __atomic_fetch_sub(&comp->pending, 1, __ATOMIC_RELEASE);
+}
+
+/* Adds one to a counter that other threads read. */
+static inline void wi_count(uint64_t *counter)
+{
+    if (counter)
+        __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
 }
 
 /* Ends an endpoint: keeps the first status and sentence, logs it at info level. The caller fails what is outstanding. */

@@ -112,6 +112,7 @@ weir_status wi_ctx_open_ifaces(struct weir_ctx *ctx, const weir_ctx_params *user
         .bind_address = user->bind_address,
         .signals = ctx->signal_count,
         .exchange = user->exchange,
+        .receives_low = &ctx->stats.receives_low,
     };
     if (simulated)
         return open_ops(ctx, &wi_sim_ops, &params);

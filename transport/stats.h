@@ -64,6 +64,7 @@ struct wi_stats {
     struct wi_histogram latency[WI_OPS];
     uint64_t messages, message_bytes; /* taken by weir_recv() */
     uint64_t registered_bytes;
+    uint64_t receives_low;
 
     struct wi_sample *samples; /* NULL: nothing is observed */
     uint32_t sample_hint, samples_busy;

@@ -146,6 +146,9 @@ void wi_stats_write(const struct weir_ctx *ctx, FILE *out)
                wi_stat_get(&stats->message_bytes));
     one_number(ctx, out, "registered_bytes", "gauge", "Memory registered for remote access.",
                wi_stat_get(&stats->registered_bytes));
+    one_number(ctx, out, "receives_low_total", "counter",
+               "Times that three quarters of the receives for signals and messages were in use (verbs).",
+               wi_stat_get(&stats->receives_low));
     one_number(ctx, out, "sleeps_total", "counter", "Times that a wait went to sleep.",
                __atomic_load_n(&ctx->sleeps, __ATOMIC_RELAXED));
     one_number(ctx, out, "operations_unobserved_total", "counter",

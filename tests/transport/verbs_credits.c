@@ -118,11 +118,67 @@ static void test_target_stuck(void **state)
     job_run(&(struct job){.count = 2, .body = stuck_body, .timeout = "2s"});
 }
 
+static long receives_low(struct rank *r)
+{
+    static char text[1 << 18];
+    size_t len = sizeof(text);
+    CHECK_OK(weir_metrics_text(r->ctx, text, &len));
+    const char *line = strstr(text, "\nweir_receives_low_total{");
+    CHECK(line && strchr(line, '}'));
+    return atol(strchr(line, '}') + 1);
+}
+
+/*
+ * So many connections that their least credits fill most of rank 0's receive queue while it sleeps: it is told, and told
+ * again the next time.
+ */
+static void low_body(struct rank *r)
+{
+    enum { CONNECTIONS = 60, TIMES = 3 };
+    setenv("WEIR_VERBS_RECEIVES", "64", 1);
+    rank_open_all(r);
+    uint32_t signal;
+    weir_ep *more[CONNECTIONS];
+    CHECK_OK(weir_signal_create(r->ctx, &signal));
+    r->board->number[r->rank][0] = signal;
+    barrier(r);
+    for (int i = 0; r->rank == 1 && i < CONNECTIONS; i++) {
+        CHECK_OK(weir_ep_create(r->ctx, r->board->address[0], r->board->address_len[0], &more[i]));
+        CHECK_OK(weir_ep_wait_ready(more[i], -1));
+    }
+    for (int time = 1; time <= TIMES; time++) {
+        barrier(r);
+        CHECK(r->rank == 1 || receives_low(r) == time - 1);
+        for (int i = 0; r->rank == 1 && i < CONNECTIONS; i++)
+            CHECK_OK(weir_put_signal(more[i], NULL, NULL, 0, 0, NULL, (uint32_t)r->board->number[0][0], NULL));
+        for (int i = 0; r->rank == 1 && i < CONNECTIONS; i++)
+            flush(r, more[i]);
+        if (r->rank == 1)
+            __atomic_store_n(&r->board->number[1][1], (uint64_t)time, __ATOMIC_RELEASE);
+        while (__atomic_load_n(&r->board->number[1][1], __ATOMIC_ACQUIRE) < (uint64_t)time)
+            sleep_us(1000); /* makes no progress */
+        if (r->rank == 0)
+            CHECK_OK(weir_signal_wait(r->ctx, signal, (uint64_t)time * CONNECTIONS, -1));
+        for (uint64_t end = now_ns() + 10000000000u; r->rank == 0 && receives_low(r) < time && now_ns() < end;)
+            weir_ctx_block(r->ctx, 10);
+        CHECK(r->rank == 1 || receives_low(r) == time);
+    }
+    barrier(r);
+    rank_close(r);
+}
+
+static void test_receives_low(void **state)
+{
+    (void)state;
+    job_run(&(struct job){.count = 2, .body = low_body});
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_target_asleep),
         cmocka_unit_test(test_target_stuck),
+        cmocka_unit_test(test_receives_low),
     };
     setenv("WEIR_TRANSPORT", "verbs", 1);
     setenv("WEIR_INTRANODE", "off", 1);

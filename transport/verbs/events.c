@@ -9,6 +9,7 @@
 #include "transport/verbs/verbs.h"
 
 #include <stdio.h>
+#include <string.h>
 
 /* ---- The device is lost ------------------------------------------------------------------------------------------ */
 
@@ -83,6 +84,31 @@ weir_status wi_verbs_usable(struct verbs_iface *iface)
     return WEIR_OK;
 }
 
+/* ---- The shared receive queue ------------------------------------------------------------------------------------ */
+
+/* One event an arming. Not every device has it: then nothing is told. */
+void wi_verbs_receives_watch(struct verbs_iface *iface)
+{
+    struct ibv_srq_attr attr = {.srq_limit = iface->device.srq_depth / 4};
+    int error = ibv_modify_srq(iface->device.srq, &attr, IBV_SRQ_LIMIT);
+    if (error)
+        wi_debug("%s: it does not tell when receives run low: %s", iface->base.device, strerror(error));
+}
+
+/* Credits keep senders from running into an empty queue; that they come near it is worth knowing, the first time loudly. */
+static void receives_low(struct verbs_iface *iface)
+{
+    wi_log(iface->receives_low ? WI_LOG_INFO : WI_LOG_WARN,
+           "%s: three quarters of its %u receives were in use: senders of signals and messages may have to wait; let this "
+           "process make progress more often, or raise WEIR_VERBS_RECEIVES",
+           iface->base.device, iface->device.srq_depth);
+    iface->receives_low = true;
+    wi_count(iface->base.params.receives_low);
+    wi_verbs_drain(iface); /* what was used is put back first */
+    wi_verbs_receives_post(iface);
+    wi_verbs_receives_watch(iface);
+}
+
 /* ---- Events ------------------------------------------------------------------------------------------------------ */
 
 static bool is_ours(const struct verbs_iface *iface, const struct ibv_async_event *event)
@@ -117,6 +143,9 @@ static void handle(struct verbs_iface *iface, const struct ibv_async_event *even
         break;
     case IBV_EVENT_SRQ_ERR:
         wi_verbs_device_lost(iface, "has lost its receive queue");
+        break;
+    case IBV_EVENT_SRQ_LIMIT_REACHED:
+        receives_low(iface);
         break;
     case IBV_EVENT_PORT_ERR:
     case IBV_EVENT_PORT_ACTIVE:

@@ -79,8 +79,10 @@ static weir_status open_steps(struct verbs_iface *iface)
     iface->cq_room = iface->device.cq_depth - iface->device.srq_depth;
     iface->srq_used = iface->device.srq_depth;
     status = wi_verbs_receives_post(iface);
-    if (status == WEIR_OK)
+    if (status == WEIR_OK) {
+        wi_verbs_receives_watch(iface);
         status = wi_verbs_listen(iface);
+    }
     return status == WEIR_OK ? open_epoll(iface) : status;
 }
 

@@ -296,6 +296,7 @@ struct verbs_iface {
     uint32_t next_stream;
     uint32_t endings; /* of endpoints */
     bool port_down, addresses_changed;
+    bool receives_low; /* they were once */
     uint64_t port_down_ns; /* since when */
     char lost[64];               /* what has become of the device, "": nothing */
     const weir_exchange *exchange; /* what connections are made through; NULL: the connection manager */
@@ -410,6 +411,9 @@ void wi_verbs_offers_close(struct verbs_iface *iface);
  */
 
 unsigned wi_verbs_events(struct verbs_iface *iface); /* handles what is there; returns how many */
+
+/* Has the device tell when but a quarter of the receives are left. */
+void wi_verbs_receives_watch(struct verbs_iface *iface);
 
 /* Ends all endpoints: the device is no more. `why` follows its name, e.g. "was removed". */
 void wi_verbs_device_lost(struct verbs_iface *iface, const char *why);
