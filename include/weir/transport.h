@@ -156,8 +156,8 @@ weir_status weir_mem_register_dmabuf(weir_ctx *ctx, int fd, uint64_t offset, siz
 int weir_mem_is_device(weir_ctx *ctx, const void *addr, size_t len);
 
 /*
- * Ends a registration made by weir_mem_register() or weir_mem_register_dmabuf(). Keys exported from it are revoked: later use by a peer fails there
- * with WEIR_ERR_KEY. NULL is allowed.
+ * Ends a registration made by weir_mem_register() or weir_mem_register_dmabuf(). Keys exported from it are revoked: later
+ * use by a peer fails there with WEIR_ERR_KEY. NULL is allowed.
  */
 void weir_mem_deregister(weir_mem *mem);
 
