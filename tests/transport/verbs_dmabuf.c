@@ -1,6 +1,6 @@
 /*
  * Device memory over verbs, by dma-bufs. What is a dma-buf here: one of the kernel's own where it makes some (udmabuf, a DMA
- * heap), and with TEST_FAKE_DMABUF a memfd, which tests/softroce/fake_dmabuf.c lets pass. A device that cannot reach such
+ * heap, a graphics device or the module vgem), and with TEST_FAKE_DMABUF a memfd, which tests/softroce/fake_dmabuf.c lets pass. A device that cannot reach such
  * memory says so, in which case that is what is tested. Needs a device (soft-RoCE will do); exit status 77: there is none.
  */
 #include "harness.h"
@@ -46,6 +46,27 @@ static int sealed_memfd(void)
     return fd;
 }
 
+/* A display buffer of the first graphics device (vgem has no hardware), as <drm/drm_mode.h> and <drm/drm.h> have it. */
+static int display_dmabuf(void)
+{
+    struct {
+        uint32_t height, width, bits, flags, handle, pitch;
+        uint64_t size;
+    } buffer = {.height = 256, .width = BUFFER / 256 / 4, .bits = 32};
+    struct {
+        uint32_t handle, flags;
+        int32_t fd;
+    } share = {.flags = O_RDWR | O_CLOEXEC, .fd = -1};
+    int card = open("/dev/dri/card0", O_RDWR | O_CLOEXEC);
+    if (card >= 0 && ioctl(card, _IOC(_IOC_READ | _IOC_WRITE, 'd', 0xb2, sizeof(buffer)), &buffer) == 0) {
+        share.handle = buffer.handle;
+        if (ioctl(card, _IOC(_IOC_READ | _IOC_WRITE, 'd', 0x2d, sizeof(share)), &share))
+            share.fd = -1;
+    }
+    close(card);
+    return share.fd;
+}
+
 /* A dma-buf of the kernel's own, -1: it makes none. */
 static int real_dmabuf(void)
 {
@@ -60,7 +81,7 @@ static int real_dmabuf(void)
     if (maker >= 0 && ioctl(maker, DMA_HEAP_IOCTL_ALLOC, &heap) == 0)
         fd = (int)heap.fd;
     close(maker);
-    return fd;
+    return fd < 0 ? display_dmabuf() : fd;
 }
 
 static bool fake(void)
@@ -261,7 +282,7 @@ static void test_transfer(void **state)
     (void)state;
     int fd = fake() ? -1 : real_dmabuf();
     if (fd < 0 && !fake()) {
-        print_message("this kernel makes no dma-buf (/dev/udmabuf, /dev/dma_heap): not tested with a real one\n");
+        print_message("this kernel makes no dma-buf (/dev/udmabuf, /dev/dma_heap, /dev/dri): not tested with a real one\n");
         skip();
     }
     close(fd);
