@@ -71,7 +71,7 @@ weir_status weir_ctx_create(const weir_ctx_params *user, weir_ctx **out)
         return status;
     }
     if (!ctx->multi && !ctx->stats.samples)
-        *ctx->ours = WI_OURS_PLAIN;
+        __atomic_store_n(ctx->ours, WI_OURS_PLAIN, __ATOMIC_RELAXED);
     wi_exporter_start(ctx, config, &ctx->exporter);
     *out = ctx;
     return WEIR_OK;

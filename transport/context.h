@@ -40,7 +40,7 @@ struct weir_ctx {
     struct wi_iface *iface[WI_IFACE_MAX];
     int iface_count;
     bool multi;
-    volatile unsigned char *ours; /* a mark, WI_OURS_*; zero in a child after fork(), see process.c */
+    unsigned char *ours; /* a mark, WI_OURS_*; zero in a child after fork(), see wi_mark() */
     pthread_mutex_t lock;      /* taken only when `multi` */
     uint64_t id;
     uint64_t host;
@@ -109,10 +109,19 @@ enum {
     WI_OURS_PLAIN = 2, /* by one thread, and nobody times its operations */
 };
 
+/*
+ * The mark as it is now. An atomic load, although nobody writes it later: the kernel gives a page that one thread unmaps
+ * to the next at once, which ThreadSanitizer takes for a race between their contexts.
+ */
+static inline unsigned char wi_mark(const struct weir_ctx *ctx)
+{
+    return __atomic_load_n(ctx->ours, __ATOMIC_RELAXED);
+}
+
 /* Is this a child after fork() that has a copy of its parent's context? */
 static inline bool wi_in_child(const struct weir_ctx *ctx)
 {
-    return __builtin_expect(*ctx->ours == 0, 0);
+    return __builtin_expect(wi_mark(ctx) == 0, 0);
 }
 
 weir_status wi_process_init(struct weir_ctx *ctx);

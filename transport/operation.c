@@ -168,7 +168,7 @@ static inline weir_status post(struct weir_ep *ep, const struct post *post, post
 {
     struct weir_ctx *ctx = ep->ctx;
     weir_status status;
-    if (__builtin_expect(*ctx->ours == WI_OURS_PLAIN, 1)) {
+    if (__builtin_expect(wi_mark(ctx) == WI_OURS_PLAIN, 1)) {
         status = try_post(ep, post, once);
         count(ep, post, status);
         return status;

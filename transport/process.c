@@ -21,14 +21,14 @@ weir_status wi_process_init(struct weir_ctx *ctx)
         return wi_error(WEIR_ERR_NO_MEMORY, "context: out of memory");
     (void)madvise(page, page_size(), MADV_WIPEONFORK);
     ctx->ours = page;
-    *ctx->ours = WI_OURS;
+    __atomic_store_n(ctx->ours, WI_OURS, __ATOMIC_RELAXED);
     return WEIR_OK;
 }
 
 void wi_process_fini(struct weir_ctx *ctx)
 {
     if (ctx->ours)
-        munmap((void *)ctx->ours, page_size());
+        munmap(ctx->ours, page_size());
 }
 
 weir_status wi_process_check(const struct weir_ctx *ctx, const char *what)
