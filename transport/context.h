@@ -2,6 +2,7 @@
 #ifndef WI_TRANSPORT_CONTEXT_H
 #define WI_TRANSPORT_CONTEXT_H
 
+#include "core/clock.h"
 #include "core/config.h"
 #include "transport/ops.h"
 #include "transport/process.h"
@@ -167,5 +168,15 @@ void wi_mem_return(struct weir_mem *mem);                                /* borr
 void wi_borrow_fini(struct weir_ctx *ctx);                               /* borrow.c: ends the cache */
 void wi_ep_close(struct weir_ep *ep);                                    /* endpoint.c */
 weir_status wi_ep_start(struct weir_ep *ep);                             /* connect.c: connects if nobody did so far */
+
+/* One turn of polling, without the lock. */
+static inline unsigned wi_ctx_turn(struct weir_ctx *ctx)
+{
+    wi_ctx_lock(ctx);
+    unsigned events = wi_ctx_progress(ctx);
+    wi_ctx_unlock(ctx);
+    wi_turn();
+    return events;
+}
 
 #endif

@@ -19,6 +19,9 @@ struct post {
     weir_comp *comp;
 };
 
+/* Written once and made for each operation, so that `once` is no call by pointer. */
+#define HOT static inline __attribute__((always_inline))
+
 typedef weir_status post_once_fn(struct weir_ep *ep, const struct post *post, struct wi_mr *mr);
 
 /* Posts on the registration of the local memory, if it has one. A region without one is memory of a device. */
@@ -105,14 +108,17 @@ static weir_status not_registered(const struct weir_ep *ep, const struct post *p
                     wi_op_names[post->op], post->len, (unsigned long long)ep->peer_id, post->local, ep->ops->name);
 }
 
-static inline weir_status first_try(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+HOT weir_status first_try(struct weir_ep *ep, const struct post *post, post_once_fn *once)
 {
     weir_status status = WEIR_ERR_AGAIN;
     if (__builtin_expect(ep->status != WEIR_OK, 0))
         return weir_ep_status(ep);
     if (__builtin_expect(ep->ready, 1))
         status = post_local(ep, post, once);
-    return __builtin_expect(status != WEIR_OK, 0) ? not_posted(ep, post, once, status) : status;
+    if (__builtin_expect(status == WEIR_OK, 1))
+        return WEIR_OK;
+    struct post again = *post; /* so that only this way needs it in memory */
+    return not_posted(ep, &again, once, status);
 }
 
 /* The backend needs a registration that the caller does not have: borrows one from the cache. */
@@ -133,10 +139,13 @@ static weir_status post_borrowing(struct weir_ep *ep, const struct post *post, p
 }
 
 /* Under the lock. */
-static inline weir_status try_post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+HOT weir_status try_post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
 {
     weir_status status = first_try(ep, post, once);
-    return __builtin_expect(status == WI_NEEDS_MR, 0) ? post_borrowing(ep, post, once) : status;
+    if (__builtin_expect(status != WI_NEEDS_MR, 1))
+        return status;
+    struct post borrower = *post;
+    return post_borrowing(ep, &borrower, once);
 }
 
 /* The same for an operation that may be timed. */
@@ -163,22 +172,27 @@ static inline void count(struct weir_ep *ep, const struct post *post, weir_statu
     }
 }
 
-/* The one mark tells whether anything must be done besides: a lock, a look at the clock, a refusal in a child. */
-static inline weir_status post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+/* Where there is something to do besides: a refusal in a child, a lock, a look at the clock. */
+static weir_status post_guarded(struct weir_ep *ep, const struct post *post, post_once_fn *once)
 {
     struct weir_ctx *ctx = ep->ctx;
-    weir_status status;
-    if (__builtin_expect(wi_mark(ctx) == WI_OURS_PLAIN, 1)) {
-        status = try_post(ep, post, once);
-        count(ep, post, status);
-        return status;
-    }
     if (wi_in_child(ctx))
         return wi_process_check(ctx, wi_op_names[post->op]);
     wi_ctx_lock(ctx);
-    status = ctx->stats.samples ? post_observed(ep, post, once) : try_post(ep, post, once);
+    weir_status status = ctx->stats.samples ? post_observed(ep, post, once) : try_post(ep, post, once);
     count(ep, post, status);
     wi_ctx_unlock(ctx);
+    return status;
+}
+
+HOT weir_status post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+{
+    if (__builtin_expect(*ep->ctx->ours != WI_OURS_PLAIN, 0)) { /* the one mark that tells of all that */
+        struct post guarded = *post;
+        return post_guarded(ep, &guarded, once);
+    }
+    weir_status status = try_post(ep, post, once);
+    count(ep, post, status);
     return status;
 }
 

@@ -195,11 +195,7 @@ unsigned weir_progress(weir_ctx *ctx)
 {
     if (wi_in_child(ctx))
         return 0;
-    wi_ctx_lock(ctx);
-    unsigned events = wi_ctx_progress(ctx);
-    wi_ctx_unlock(ctx);
-    wi_turn();
-    return events;
+    return wi_ctx_turn(ctx);
 }
 
 void weir_ctx_attend(void *ctx)

@@ -61,28 +61,34 @@ static weir_status comp_error(weir_ctx *ctx, weir_status status)
     return status;
 }
 
-weir_status weir_wait(weir_ctx *ctx, weir_comp *comp, int timeout_ms)
+/* The part of weir_wait() that may sleep. */
+static weir_status wait_long(weir_ctx *ctx, const weir_comp *comp, int timeout_ms)
 {
-    weir_status status = wi_process_check(ctx, "weir_wait");
-    if (status != WEIR_OK)
-        return status;
-    status = weir_test(comp);
-    for (int turn = 0, turns = spin_turns(); status == WEIR_ERR_AGAIN && turn < turns; turn++) {
-        weir_progress(ctx);
-        status = weir_test(comp);
-    }
-    if (status == WEIR_ERR_AGAIN) {
-        uint64_t end_ns = wi_now_ns() + bound_of(ctx, timeout_ms);
-        int left_ms;
-        weir_ctx_wait_begin(ctx);
-        while ((status = weir_test(comp)) == WEIR_ERR_AGAIN && (left_ms = ms_until(end_ns)) > 0)
-            weir_ctx_block(ctx, left_ms);
-        wi_ctx_wait_end(ctx);
-    }
+    uint64_t end_ns = wi_now_ns() + bound_of(ctx, timeout_ms);
+    weir_status status;
+    int left_ms;
+    weir_ctx_wait_begin(ctx);
+    while ((status = weir_test(comp)) == WEIR_ERR_AGAIN && (left_ms = ms_until(end_ns)) > 0)
+        weir_ctx_block(ctx, left_ms);
+    wi_ctx_wait_end(ctx);
     if (status == WEIR_ERR_AGAIN)
         return wi_error(WEIR_ERR_TIMEOUT, "%u operations are not complete after %.3f s", comp->pending,
                         (double)bound_of(ctx, timeout_ms) / 1e9);
     return status == WEIR_OK ? WEIR_OK : comp_error(ctx, status);
+}
+
+weir_status weir_wait(weir_ctx *ctx, weir_comp *comp, int timeout_ms)
+{
+    if (wi_in_child(ctx))
+        return wi_process_check(ctx, "weir_wait");
+    weir_status status = weir_test(comp);
+    for (int turns = spin_turns(); status == WEIR_ERR_AGAIN && turns > 0; turns--) {
+        wi_ctx_turn(ctx);
+        status = weir_test(comp);
+    }
+    if (__builtin_expect(status == WEIR_ERR_AGAIN, 0))
+        return wait_long(ctx, comp, timeout_ms);
+    return __builtin_expect(status == WEIR_OK, 1) ? WEIR_OK : comp_error(ctx, status);
 }
 
 /* The part of weir_signal_wait() that may sleep. */
@@ -114,7 +120,7 @@ weir_status weir_signal_wait(weir_ctx *ctx, uint32_t signal, uint64_t count, int
     for (int turn = 0, turns = spin_turns(); turn < turns; turn++) {
         if (weir_signal_read(ctx, signal) >= count)
             return WEIR_OK;
-        weir_progress(ctx);
+        wi_ctx_turn(ctx);
     }
     weir_ctx_wait_begin(ctx);
     status = signal_wait_long(ctx, signal, count, timeout_ms, failures_before);

@@ -9,8 +9,6 @@
 
 #include <string.h>
 
-enum { BURST = 2 }; /* so many operations go at once */
-
 static void hold(struct verbs_ep *ep)
 {
     if (ep->held)
@@ -20,7 +18,7 @@ static void hold(struct verbs_ep *ep)
     ep->iface->holding = ep;
 }
 
-static void hold_no_more(struct verbs_ep *ep)
+void wi_verbs_hold_no_more(struct verbs_ep *ep)
 {
     struct verbs_ep **at = &ep->iface->holding;
     while (*at && *at != ep)
@@ -28,28 +26,6 @@ static void hold_no_more(struct verbs_ep *ep)
     if (*at)
         *at = ep->held_next;
     ep->held = false;
-}
-
-bool wi_verbs_burst(struct verbs_ep *ep)
-{
-    if (ep->burst_round != ep->iface->rounds) {
-        ep->burst_round = ep->iface->rounds;
-        ep->burst = 0;
-    }
-    return ++ep->burst > BURST;
-}
-
-int wi_verbs_ring(struct verbs_ep *ep)
-{
-    struct verbs_list *list = ep->list;
-    uint32_t count = list->count;
-    list->count = 0;
-    if (ep->held)
-        hold_no_more(ep);
-    if (count == 0 || !ep->end.qp)
-        return 0;
-    list->wrs[count - 1].next = NULL;
-    return wi_verbs_give(ep, list->wrs);
 }
 
 bool wi_verbs_hold(struct verbs_ep *ep)
@@ -73,7 +49,7 @@ void wi_verbs_hold_end(struct verbs_ep *ep)
     if (ep->list)
         ep->list->count = 0;
     if (ep->held)
-        hold_no_more(ep);
+        wi_verbs_hold_no_more(ep);
 }
 
 void wi_verbs_ring_all(struct verbs_iface *iface)

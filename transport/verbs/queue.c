@@ -18,6 +18,9 @@
 #include <errno.h>
 #include <string.h>
 
+/* Written once and made for each kind of operation, which is a constant then. */
+#define HOT static inline __attribute__((always_inline))
+
 static const enum ibv_wr_opcode opcodes[] = {
     [VERBS_PUT] = IBV_WR_RDMA_WRITE,
     [VERBS_GET] = IBV_WR_RDMA_READ,
@@ -54,7 +57,7 @@ void wi_verbs_queue_ring(struct verbs_ep *ep)
         refused(ep, error);
 }
 
-static inline void fill(const struct verbs_ep *ep, const struct verbs_op *op, uint32_t len, bool last,
+HOT void fill(const struct verbs_ep *ep, const struct verbs_op *op, uint32_t len, bool last,
                         struct ibv_send_wr *wr)
 {
     wr->num_sge = len > 0;
@@ -76,7 +79,7 @@ static inline void fill(const struct verbs_ep *ep, const struct verbs_op *op, ui
  * Posts one piece of an operation: `len` bytes of it. `last`: it ends with this piece. Where that fails the endpoint
  * has ended, and with it this operation's completion.
  */
-static inline void post_piece(struct verbs_ep *ep, const struct verbs_op *op, uint32_t len, bool last)
+HOT void post_piece(struct verbs_ep *ep, const struct verbs_op *op, uint32_t len, bool last)
 {
     struct verbs_slot *slot = &ep->slots[ep->head & ep->mask];
     struct verbs_list *list = ep->list;
@@ -171,14 +174,16 @@ static weir_status post_later(struct verbs_ep *ep, const struct verbs_op *op)
     return WEIR_OK;
 }
 
-static inline weir_status post(struct verbs_ep *ep, const struct verbs_op *op)
+HOT weir_status post(struct verbs_ep *ep, const struct verbs_op *op)
 {
     bool announces = op->kind == VERBS_PUT_SIGNAL || op->kind == VERBS_SEND || op->kind == VERBS_REQUEST;
     if (__builtin_expect(!has_room(ep) || ep->has_rest, 0) || (announces && !wi_verbs_credit_left(ep)))
         return WEIR_ERR_AGAIN;
     ep->announced += announces;
-    if (__builtin_expect(op->len > ep->iface->device.max_piece || must_wait(ep, op), 0))
-        return post_later(ep, op);
+    if (__builtin_expect(op->len > ep->iface->device.max_piece || must_wait(ep, op), 0)) {
+        struct verbs_op later = *op; /* so that only this way needs it in memory */
+        return post_later(ep, &later);
+    }
     wi_comp_start(op->comp);
     post_piece(ep, op, (uint32_t)op->len, true);
     return WEIR_OK;
@@ -277,7 +282,7 @@ static inline bool key_pending(const struct weir_rkey *rkey)
     return rkey && __builtin_expect(((const struct verbs_rkey *)rkey)->state != VERBS_KEY_READY, 0);
 }
 
-static inline weir_status write_to(struct verbs_ep *ep, enum verbs_kind kind, const void *local,
+HOT weir_status write_to(struct verbs_ep *ep, enum verbs_kind kind, const void *local,
                                    const struct wi_mr *mr, size_t len, uint64_t remote_addr,
                                    const struct weir_rkey *rkey, uint32_t imm, weir_comp *comp)
 {

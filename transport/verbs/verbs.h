@@ -27,6 +27,7 @@ enum {
     WI_VERBS_REPLY_DEPTH = 32, /* sends of a link at a time */
     WI_VERBS_EXPORT_BUCKETS = 1024,
     WI_VERBS_LIST = 8, /* operations that are given to the device at once, at most; longer ones hold up the target */
+    WI_VERBS_BURST = 2, /* so many go at once, see doorbell.c */
     WI_VERBS_WINDOWS_MAX = 65536, /* of one connection */
 };
 
@@ -502,13 +503,33 @@ int wi_verbs_give(const struct verbs_ep *ep, struct ibv_send_wr *wrs);
 /* ---- Doorbells (doorbell.c) -------------------------------------------------------------------------------------- */
 
 /* Counts one more operation: are there so many that it may be held back? */
-bool wi_verbs_burst(struct verbs_ep *ep);
+static inline bool wi_verbs_burst(struct verbs_ep *ep)
+{
+    if (ep->burst_round != ep->iface->rounds) {
+        ep->burst_round = ep->iface->rounds;
+        ep->burst = 0;
+    }
+    return ++ep->burst > WI_VERBS_BURST;
+}
 
 /* Holds the last one of the list back. False: the list is full. */
 bool wi_verbs_hold(struct verbs_ep *ep);
+void wi_verbs_hold_no_more(struct verbs_ep *ep);
 
 /* Gives the list to the device. Returns an errno. */
-int wi_verbs_ring(struct verbs_ep *ep);
+static inline int wi_verbs_ring(struct verbs_ep *ep)
+{
+    struct verbs_list *list = ep->list;
+    uint32_t count = list->count;
+    list->count = 0;
+    if (ep->held)
+        wi_verbs_hold_no_more(ep);
+    if (count == 0 || !ep->end.qp)
+        return 0;
+    list->wrs[count - 1].next = NULL;
+    return wi_verbs_give(ep, list->wrs);
+}
+
 void wi_verbs_hold_end(struct verbs_ep *ep);
 void wi_verbs_ring_all(struct verbs_iface *iface);
 
