@@ -12,7 +12,8 @@
  */
 enum { POLLS = 32, BOUND_CHECK = 1 << 20 };
 
-/* Leaves the core to the other thread on it, if there is one: it may be the partner's. */
+/* Leaves the core to the other thread on it, if there is one: it may be the partner's that writes. Not where a device
+ * writes: an emulated processor takes so long over this that the byte is seen late. */
 static inline void relax(void)
 {
 #if defined(__x86_64__)
@@ -41,7 +42,8 @@ static weir_status await_byte(struct pair *pair, struct process *process, size_t
         for (int i = 0; i < POLLS; i++) {
             if (*last == value)
                 return WEIR_OK;
-            relax();
+            if (pair->shares_memory)
+                relax();
         }
         weir_progress(process->ctx);
         if (turn % BOUND_CHECK)

@@ -46,6 +46,13 @@ weir_status pair_meet(struct pair *pair, struct process *process)
     return status;
 }
 
+static bool writes_by_itself(const weir_ep *ep)
+{
+    weir_ep_attr attr;
+    weir_ep_query(ep, &attr);
+    return strcmp(attr.transport, "shm") == 0;
+}
+
 weir_status pair_init(struct pair *pair, struct process *process)
 {
     *pair = (struct pair){.room = largest(process->options)};
@@ -79,6 +86,8 @@ weir_status pair_init(struct pair *pair, struct process *process)
         status = weir_ep_create(process->ctx, theirs->address, theirs->address_len, &pair->ep);
         if (status == WEIR_OK)
             status = weir_ep_wait_ready(pair->ep, -1);
+        if (status == WEIR_OK)
+            pair->shares_memory = writes_by_itself(pair->ep);
         if (status == WEIR_OK)
             status = pair_meet(pair, process);
         if (status == WEIR_OK)

@@ -54,6 +54,7 @@ struct pair {
     bool first; /* the side that starts and measures */
     uint64_t posted; /* operations of a stream, ours, over all sizes */
     uint64_t came;   /* messages of the partner's stream */
+    bool shares_memory; /* the partner writes with a core of this host */
 };
 
 /* What was measured at one size. Times are those of one operation; bandwidth counts payload bytes. */
