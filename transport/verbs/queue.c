@@ -57,8 +57,7 @@ void wi_verbs_queue_ring(struct verbs_ep *ep)
         refused(ep, error);
 }
 
-HOT void fill(const struct verbs_ep *ep, const struct verbs_op *op, uint32_t len, bool last,
-                        struct ibv_send_wr *wr)
+HOT void fill(const struct verbs_ep *ep, const struct verbs_op *op, uint32_t len, bool last, struct ibv_send_wr *wr)
 {
     wr->num_sge = len > 0;
     wr->opcode = last || op->kind != VERBS_PUT_SIGNAL ? opcodes[op->kind] : IBV_WR_RDMA_WRITE;
@@ -282,9 +281,8 @@ static inline bool key_pending(const struct weir_rkey *rkey)
     return rkey && __builtin_expect(((const struct verbs_rkey *)rkey)->state != VERBS_KEY_READY, 0);
 }
 
-HOT weir_status write_to(struct verbs_ep *ep, enum verbs_kind kind, const void *local,
-                                   const struct wi_mr *mr, size_t len, uint64_t remote_addr,
-                                   const struct weir_rkey *rkey, uint32_t imm, weir_comp *comp)
+HOT weir_status write_to(struct verbs_ep *ep, enum verbs_kind kind, const void *local, const struct wi_mr *mr, size_t len,
+                         uint64_t remote_addr, const struct weir_rkey *rkey, uint32_t imm, weir_comp *comp)
 {
     if (__builtin_expect(!mr && len > ep->max_inline, 0))
         return WI_NEEDS_MR;

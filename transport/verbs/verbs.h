@@ -514,6 +514,8 @@ static inline bool wi_verbs_burst(struct verbs_ep *ep)
 
 /* Holds the last one of the list back. False: the list is full. */
 bool wi_verbs_hold(struct verbs_ep *ep);
+
+/* The list is not among those that are held back any more. */
 void wi_verbs_hold_no_more(struct verbs_ep *ep);
 
 /* Gives the list to the device. Returns an errno. */
