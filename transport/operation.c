@@ -187,7 +187,7 @@ static weir_status post_guarded(struct weir_ep *ep, const struct post *post, pos
 
 HOT weir_status post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
 {
-    if (__builtin_expect(*ep->ctx->ours != WI_OURS_PLAIN, 0)) { /* the one mark that tells of all that */
+    if (__builtin_expect(wi_mark(ep->ctx) != WI_OURS_PLAIN, 0)) { /* the one mark that tells of all that */
         struct post guarded = *post;
         return post_guarded(ep, &guarded, once);
     }
