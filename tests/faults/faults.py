@@ -403,8 +403,9 @@ def cannot_run(where):
     probe = f"weirprobe{os.getpid()}"
     if run("ip", "netns", "add", probe, check=False) != 0:
         return "network namespaces cannot be made here"
+    entered = run("ip", "netns", "exec", probe, "true", check=False) == 0
     run("ip", "netns", "del", probe, check=False)
-    return None
+    return None if entered else "network namespaces cannot be entered here; in a chroot / is no mount point"
 
 
 def main():
