@@ -376,7 +376,7 @@ static void body(struct rank *r)
     for (int i = 0; i < options.threads; i++)
         slept += players[i].slept;
     report(&team, players);
-    CHECK(slept > options.rounds / 10); /* else this has tested polling */
+    CHECK(slept > options.rounds / 100); /* else this has tested polling; the faster the machine, the fewer sleep */
     team_close(&team);
 }
 
