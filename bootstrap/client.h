@@ -73,7 +73,10 @@ weir_status wi_client_init(struct wi_client *client, uint64_t timeout_ns, const 
 /* Closes the connection, without a word. */
 void wi_client_fini(struct wi_client *client);
 
-/* Connects, proves that it knows the secret if there is one, says HELLO and waits until all ranks are there. `hello` without its timeout. */
+/*
+ * Connects, proves that it knows the secret if there is one, says HELLO and waits until all ranks are there. `hello`
+ * without its timeout.
+ */
 weir_status wi_client_join(struct wi_client *client, const char *host, int port, const struct wi_message *hello,
                            uint64_t deadline_ns);
 

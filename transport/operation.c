@@ -19,9 +19,6 @@ struct post {
     weir_comp *comp;
 };
 
-/* Written once and made for each operation, so that `once` is no call by pointer. */
-#define HOT static inline __attribute__((always_inline))
-
 typedef weir_status post_once_fn(struct weir_ep *ep, const struct post *post, struct wi_mr *mr);
 
 /* Posts on the registration of the local memory, if it has one. A region without one is memory of a device. */
@@ -108,7 +105,7 @@ static weir_status not_registered(const struct weir_ep *ep, const struct post *p
                     wi_op_names[post->op], post->len, (unsigned long long)ep->peer_id, post->local, ep->ops->name);
 }
 
-HOT weir_status first_try(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+WI_HOT weir_status first_try(struct weir_ep *ep, const struct post *post, post_once_fn *once)
 {
     weir_status status = WEIR_ERR_AGAIN;
     if (__builtin_expect(ep->status != WEIR_OK, 0))
@@ -139,7 +136,7 @@ static weir_status post_borrowing(struct weir_ep *ep, const struct post *post, p
 }
 
 /* Under the lock. */
-HOT weir_status try_post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+WI_HOT weir_status try_post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
 {
     weir_status status = first_try(ep, post, once);
     if (__builtin_expect(status != WI_NEEDS_MR, 1))
@@ -185,7 +182,7 @@ static weir_status post_guarded(struct weir_ep *ep, const struct post *post, pos
     return status;
 }
 
-HOT weir_status post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
+WI_HOT weir_status post(struct weir_ep *ep, const struct post *post, post_once_fn *once)
 {
     if (__builtin_expect(wi_mark(ep->ctx) != WI_OURS_PLAIN, 0)) { /* the one mark that tells of all that */
         struct post guarded = *post;

@@ -13,6 +13,9 @@
 
 #include <stdbool.h>
 
+/* A step of the hot path: written once and made anew for each operation, whose kind is a constant then and no call by pointer. */
+#define WI_HOT static inline __attribute__((always_inline))
+
 struct wi_transport_ops;
 struct wi_peer_stats; /* stats.h; the front's */
 

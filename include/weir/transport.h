@@ -277,7 +277,8 @@ weir_status weir_mem_unexport(weir_mem *mem, const void *blob, size_t blob_len);
  * Turns a peer's blob into a key for operations through `ep`, which must lead to the context that exported it. The blob
  * is checked: damage gives WEIR_ERR_KEY. Over verbs the target grants the key (a memory window, see WEIR_VERBS_WINDOWS)
  * when it makes progress; the first operation with it waits for that, at most WEIR_TIMEOUT, and gives WEIR_ERR_KEY where
- * the target refuses: the export was taken back, the memory deregistered, or such a range never exported. The caller owns `*rkey` and destroys it before the endpoint is closed.
+ * the target refuses: the export was taken back, the memory deregistered, or such a range never exported. The caller
+ * owns `*rkey` and destroys it before the endpoint is closed.
  */
 weir_status weir_rkey_import(weir_ep *ep, const void *blob, size_t blob_len, weir_rkey **rkey);
 

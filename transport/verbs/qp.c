@@ -1,6 +1,6 @@
 /*
- * The attributes of a queue pair: the path that the connection manager found, or both sides told each other, and over it what the user has set
- * (traffic class, service level, timeout, retries). An InfiniBand path's own service level holds where WEIR_SL does not
+ * The attributes of a queue pair: the path that the connection manager found, or both sides told each other, and over it
+ * what the user has set (traffic class, service level, timeout, retries). An InfiniBand path's own service level holds where WEIR_SL does not
  * say another.
  */
 #include "core/config.h"

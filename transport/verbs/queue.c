@@ -18,9 +18,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* Written once and made for each kind of operation, which is a constant then. */
-#define HOT static inline __attribute__((always_inline))
-
 static const enum ibv_wr_opcode opcodes[] = {
     [VERBS_PUT] = IBV_WR_RDMA_WRITE,
     [VERBS_GET] = IBV_WR_RDMA_READ,
@@ -57,7 +54,7 @@ void wi_verbs_queue_ring(struct verbs_ep *ep)
         refused(ep, error);
 }
 
-HOT void fill(const struct verbs_ep *ep, const struct verbs_op *op, uint32_t len, bool last, struct ibv_send_wr *wr)
+WI_HOT void fill(const struct verbs_ep *ep, const struct verbs_op *op, uint32_t len, bool last, struct ibv_send_wr *wr)
 {
     wr->num_sge = len > 0;
     wr->opcode = last || op->kind != VERBS_PUT_SIGNAL ? opcodes[op->kind] : IBV_WR_RDMA_WRITE;
@@ -78,7 +75,7 @@ HOT void fill(const struct verbs_ep *ep, const struct verbs_op *op, uint32_t len
  * Posts one piece of an operation: `len` bytes of it. `last`: it ends with this piece. Where that fails the endpoint
  * has ended, and with it this operation's completion.
  */
-HOT void post_piece(struct verbs_ep *ep, const struct verbs_op *op, uint32_t len, bool last)
+WI_HOT void post_piece(struct verbs_ep *ep, const struct verbs_op *op, uint32_t len, bool last)
 {
     struct verbs_slot *slot = &ep->slots[ep->head & ep->mask];
     struct verbs_list *list = ep->list;
@@ -173,7 +170,7 @@ static weir_status post_later(struct verbs_ep *ep, const struct verbs_op *op)
     return WEIR_OK;
 }
 
-HOT weir_status post(struct verbs_ep *ep, const struct verbs_op *op)
+WI_HOT weir_status post(struct verbs_ep *ep, const struct verbs_op *op)
 {
     bool announces = op->kind == VERBS_PUT_SIGNAL || op->kind == VERBS_SEND || op->kind == VERBS_REQUEST;
     if (__builtin_expect(!has_room(ep) || ep->has_rest, 0) || (announces && !wi_verbs_credit_left(ep)))
@@ -281,7 +278,7 @@ static inline bool key_pending(const struct weir_rkey *rkey)
     return rkey && __builtin_expect(((const struct verbs_rkey *)rkey)->state != VERBS_KEY_READY, 0);
 }
 
-HOT weir_status write_to(struct verbs_ep *ep, enum verbs_kind kind, const void *local, const struct wi_mr *mr, size_t len,
+WI_HOT weir_status write_to(struct verbs_ep *ep, enum verbs_kind kind, const void *local, const struct wi_mr *mr, size_t len,
                          uint64_t remote_addr, const struct weir_rkey *rkey, uint32_t imm, weir_comp *comp)
 {
     if (__builtin_expect(!mr && len > ep->max_inline, 0))
@@ -344,7 +341,8 @@ weir_status wi_verbs_fetch_add(struct weir_ep *base, uint64_t value, uint64_t *r
         return wi_verbs_key_pending(ep, (const struct verbs_rkey *)rkey);
     bool direct = mr && !ep->iface->device.loose_atomics;
     if (mr && !direct && ((const struct verbs_mr *)mr)->device)
-        return wi_error(WEIR_ERR_UNSUPPORTED, "fetch_add: with %s the result must go to host memory", base->iface->device);
+        return wi_error(WEIR_ERR_UNSUPPORTED, "fetch_add to rank %llu: with %s the result must go to host memory",
+                        (unsigned long long)base->peer_id, base->iface->device);
     const struct verbs_op op = {
         .kind = VERBS_FETCH_ADD,
         .lkey = direct ? ((const struct verbs_mr *)mr)->mr->lkey : ep->block_mr->lkey,

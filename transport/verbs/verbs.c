@@ -151,7 +151,8 @@ static bool time_to_look(struct verbs_iface *iface)
         return true;
     if (++iface->turns % TURNS_PER_LOOK != 0)
         return false;
-    return wi_now_ns() - iface->look_ns > (iface->connecting || !wi_list_empty(&iface->unheard) || iface->suspects ? LOOK_CONNECTING_NS : LOOK_IDLE_NS);
+    bool connecting = iface->connecting || !wi_list_empty(&iface->unheard) || iface->suspects;
+    return wi_now_ns() - iface->look_ns > (connecting ? LOOK_CONNECTING_NS : LOOK_IDLE_NS);
 }
 
 static unsigned progress(struct wi_iface *base)
