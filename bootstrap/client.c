@@ -77,7 +77,8 @@ static void on_answer(struct wi_client *client, const struct wi_message *answer)
     uint32_t index = call ? answer->request - call->first : 0;
     if (!call || index >= call->count || call->answered == call->count)
         return; /* to a call that was given up */
-    call->answered++;
+    bool more = answer->type == WI_WIRE_PIECES && answer->status == WEIR_ERR_AGAIN;
+    call->answered += !more;
     weir_status status = WEIR_OK;
     if (answer->type == WI_WIRE_ACK && answer->status != WEIR_OK)
         status = wi_wire_status(answer->status);
@@ -136,6 +137,7 @@ static void on_message(struct wi_client *client, const struct wi_message *messag
         on_answer(client, message);
         break;
     case WI_WIRE_VALUE:
+    case WI_WIRE_PIECES:
         on_answer(client, message);
         break;
     case WI_WIRE_FAILED:

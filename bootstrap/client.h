@@ -22,8 +22,8 @@ struct wi_call {
     weir_status status; /* the first one that is not WEIR_OK among the answers */
     bool explained;     /* weir_last_error() has the sentence of the call's status */
 
-    /* Takes the answer (VALUE, or ACK that says WEIR_OK) to request first + index, once each. Makes its own sentences.
-     */
+    /* Takes the answer (VALUE, PIECES in one or more parts, or ACK that says WEIR_OK) to request first + index, once each.
+     * Makes its own sentences. */
     weir_status (*on_answer)(struct wi_call *call, uint32_t index, const struct wi_message *answer);
     void *arg;
 };

@@ -34,6 +34,11 @@ static uint32_t bucket_of(const char *key)
 
 /* ---- Requests under way; all with the client's lock held ---- */
 
+static uint32_t next_request(struct wi_exchange *exchange)
+{
+    return WI_CLIENT_UNAWAITED | (exchange->serial++ * WI_EXCHANGE_BUCKETS & ~WI_CLIENT_UNAWAITED);
+}
+
 static struct wi_exchange_entry **find(struct wi_exchange *exchange, const char *key)
 {
     struct wi_exchange_entry **at = &exchange->buckets[bucket_of(key)];
@@ -67,7 +72,7 @@ static struct wi_exchange_entry *add(struct wi_exchange *exchange, const char *k
     uint32_t bucket = bucket_of(key);
     memcpy(entry->key, key, size);
     entry->is_put = put != NULL;
-    entry->request = WI_CLIENT_UNAWAITED | (exchange->serial++ * WI_EXCHANGE_BUCKETS & ~WI_CLIENT_UNAWAITED) | bucket;
+    entry->request = next_request(exchange) | bucket;
     entry->next = exchange->buckets[bucket];
     exchange->buckets[bucket] = entry;
     return entry;
@@ -193,6 +198,30 @@ static weir_status request(struct wi_exchange *exchange, struct wi_message *mess
     return status;
 }
 
+/* Nobody waits for the answer: an append that fails is like one whose reader never looks. */
+static weir_status append(void *arg, const char *queue, const void *value, size_t len)
+{
+    struct wi_exchange *exchange = arg;
+    struct weir_boot *boot = exchange->boot;
+    char key[WEIR_BOOT_KEY_MAX + 1];
+    struct wi_message message = {.type = WI_WIRE_APPEND,
+                                 .key = wi_span_text(queue),
+                                 .value = {value, len}};
+    if (boot->world > 1) {
+        weir_status status = wi_client_check(&boot->client);
+        pthread_mutex_lock(&boot->client.lock);
+        message.request = next_request(exchange);
+        pthread_mutex_unlock(&boot->client.lock);
+        if (status == WEIR_OK && post(&boot->client, &message) != WEIR_OK)
+            status = wi_error(WEIR_ERR_PEER_GONE, "the job's store takes nothing");
+        return status;
+    }
+    pthread_mutex_lock(&boot->alone_lock);
+    weir_status status = wi_store_append(&boot->alone, message.key, message.value, key);
+    pthread_mutex_unlock(&boot->alone_lock);
+    return status == WEIR_OK ? status : wi_error(status, "queue '%s': %s", queue, weir_status_string(status));
+}
+
 /* A job of one rank: its contexts meet in its own table. */
 static weir_status request_alone(struct weir_boot *boot, const struct wi_message *message, void *value, size_t *len)
 {
@@ -244,7 +273,13 @@ static void forget(void *arg, const char *key)
 weir_status wi_exchange_init(struct wi_exchange *exchange, struct weir_boot *boot)
 {
     *exchange = (struct wi_exchange){
-        .face = {.size = sizeof(weir_exchange), .arg = exchange, .fd = -1, .put = put, .get = get, .forget = forget},
+        .face = {.size = sizeof(weir_exchange),
+                 .arg = exchange,
+                 .fd = -1,
+                 .put = put,
+                 .append = append,
+                 .get = get,
+                 .forget = forget},
         .boot = boot,
         .news = -1,
     };

@@ -1,7 +1,7 @@
 /*
- * All-gather and barrier over the store: each rank puts its piece under "NAME/RANK" and asks for those of all others in
- * one go; the store answers each as it comes. A barrier gathers nothing: the store counts who has come, and a rank asks for
- * the others only when they do not come, to name them.
+ * All-gather and barrier over the store: each rank brings its piece, which the store keeps under "NAME/RANK" too, and gets
+ * all of them together when the last one has come. A barrier gathers nothing: the store counts who has come. Only when some
+ * do not come is each asked for by its name, to name them.
  */
 #include <weir/bootstrap.h>
 
@@ -41,47 +41,76 @@ static weir_status check_group(const struct weir_boot *boot, struct gather *gath
         return wi_error(WEIR_ERR_RANGE, "allgather '%s': %zu bytes; at most %u are allowed", gather->name, gather->len,
                         WEIR_BOOT_VALUE_MAX);
     gather->me = -1;
-    for (int i = 0; i < gather->n; i++) {
+    bool *seen = calloc((size_t)boot->world, sizeof(*seen));
+    weir_status status = seen ? WEIR_OK : wi_error(WEIR_ERR_NO_MEMORY, "'%s': out of memory", gather->name);
+    for (int i = 0; i < gather->n && status == WEIR_OK; i++) {
         int rank = rank_at(gather, i);
         if (rank < 0 || rank >= boot->world)
-            return wi_error(WEIR_ERR_INVALID, "'%s': rank %d is not one of the job's %d", gather->name, rank,
-                            boot->world);
+            status =
+                wi_error(WEIR_ERR_INVALID, "'%s': rank %d is not one of the job's %d", gather->name, rank, boot->world);
+        else if (seen[rank])
+            status = wi_error(WEIR_ERR_INVALID, "'%s': rank %d is twice in the group", gather->name, rank);
+        else
+            seen[rank] = true;
         if (rank == boot->rank)
             gather->me = i;
     }
-    if (gather->me < 0)
-        return wi_error(WEIR_ERR_INVALID, "'%s': rank %d is not in the group it calls with", gather->name, boot->rank);
+    free(seen);
+    if (status == WEIR_OK && gather->me < 0)
+        status =
+            wi_error(WEIR_ERR_INVALID, "'%s': rank %d is not in the group it calls with", gather->name, boot->rank);
+    return status;
+}
+
+/* What the rank at `index` gave. */
+static weir_status take(struct gather *gather, int index, struct wi_span piece)
+{
+    if (piece.len != gather->len)
+        return wi_error(WEIR_ERR_MISMATCH, "'%s': rank %d gives %zu bytes, this rank %zu", gather->name,
+                        rank_at(gather, index), piece.len, gather->len);
+    gather->here[index] = true;
+    if (gather->len > 0)
+        memcpy(gather->all + (size_t)index * gather->len, piece.data, gather->len);
     return WEIR_OK;
+}
+
+static bool all_are_here(const struct gather *gather)
+{
+    for (int i = 0; i < gather->n; i++)
+        if (!gather->here[i])
+            return false;
+    return true;
+}
+
+static weir_status on_pieces(struct wi_call *call, uint32_t request, const struct wi_message *answer)
+{
+    struct gather *gather = call->arg;
+    struct wi_span left = answer->value, piece;
+    weir_status status = answer->type == WI_WIRE_PIECES ? WEIR_OK : WEIR_ERR_PROTOCOL;
+    (void)request;
+    for (uint32_t index = answer->rank; left.len > 0 && status == WEIR_OK; index++) {
+        bool good = index < (uint32_t)gather->n && wi_wire_next_piece(&left, &piece);
+        status = good ? take(gather, (int)index, piece) : WEIR_ERR_PROTOCOL;
+    }
+    if (status == WEIR_OK && answer->status != WEIR_ERR_AGAIN && !all_are_here(gather))
+        status = WEIR_ERR_PROTOCOL;
+    return status != WEIR_ERR_PROTOCOL
+               ? status
+               : wi_error(status, "'%s': the store answers with something that cannot be right", gather->name);
 }
 
 static weir_status on_piece(struct wi_call *call, uint32_t request, const struct wi_message *answer)
 {
     struct gather *gather = call->arg;
-    if (answer->type != WI_WIRE_VALUE)
-        return WEIR_OK; /* our own piece is stored */
-    int index = gather->indices[request];
-    if (answer->value.len != gather->len)
-        return wi_error(WEIR_ERR_MISMATCH, "'%s': rank %d gives %zu bytes, this rank %zu", gather->name,
-                        rank_at(gather, index), answer->value.len, gather->len);
-    gather->here[index] = true;
-    if (gather->len > 0)
-        memcpy(gather->all + (size_t)index * gather->len, answer->value.data, gather->len);
-    return WEIR_OK;
+    return take(gather, gather->indices[request], answer->value);
 }
 
-static void give(struct weir_boot *boot, struct wi_call *call, const struct gather *gather, const void *mine)
-{
-    char key[WEIR_BOOT_KEY_MAX + 1];
-    snprintf(key, sizeof(key), "%s/%d", gather->name, boot->rank);
-    struct wi_message put = {.type = WI_WIRE_PUT, .key = wi_span_text(key), .value = {mine, gather->len}};
-    wi_client_add(&boot->client, call, &put);
-}
-
+/* Asks for the piece of each that is not here. */
 static void ask(struct weir_boot *boot, struct wi_call *call, struct gather *gather)
 {
     char key[WEIR_BOOT_KEY_MAX + 1];
     for (int i = 0; i < gather->n; i++) {
-        if (i == gather->me)
+        if (gather->here[i])
             continue;
         snprintf(key, sizeof(key), "%s/%d", gather->name, rank_at(gather, i));
         struct wi_message get = {.type = WI_WIRE_GET, .key = wi_span_text(key)};
@@ -146,34 +175,27 @@ static weir_status find_missing(struct weir_boot *boot, struct gather *gather, u
     return call.explained ? status : explain(gather, status); /* WEIR_OK: the last one has come just now */
 }
 
-static weir_status meet(struct weir_boot *boot, struct gather *gather)
+/* `mine`: this rank's piece, NULL: a barrier. */
+static weir_status meet(struct weir_boot *boot, struct gather *gather, const void *mine)
 {
     char key[WEIR_BOOT_KEY_MAX + 1], meeting[WEIR_BOOT_KEY_MAX + 32];
     uint64_t deadline_ns = wi_now_ns() + boot->timeout_ns;
     uint64_t left_to_ask_ns = boot->timeout_ns / 5 < WI_NS_PER_S ? boot->timeout_ns / 5 : WI_NS_PER_S;
     snprintf(key, sizeof(key), "%s/%d", gather->name, boot->rank);
-    int len = snprintf(meeting, sizeof(meeting), "%s %d %08x", gather->name, gather->n, crc_of_group(gather));
-    struct wi_call call = {0};
-    struct wi_message message = {.type = WI_WIRE_MEET,
+    snprintf(meeting, sizeof(meeting), "%s %d %08x", gather->name, gather->n, crc_of_group(gather));
+    struct wi_call call = {.on_answer = mine ? on_pieces : NULL, .arg = gather};
+    struct wi_message message = {.type = mine ? WI_WIRE_GATHER : WI_WIRE_MEET,
+                                 .rank = (uint32_t)gather->me,
                                  .world = (uint32_t)gather->n,
                                  .key = wi_span_text(key),
-                                 .value = {meeting, (size_t)len}};
+                                 .value = mine ? (struct wi_span){mine, gather->len} : wi_span_text(meeting),
+                                 .text = wi_span_text(meeting)};
     wi_client_begin(&boot->client, &call);
     wi_client_add(&boot->client, &call, &message);
     weir_status status = wi_client_finish(&boot->client, &call, deadline_ns - left_to_ask_ns);
     if (call.explained)
         return status;
     return status == WEIR_ERR_TIMEOUT ? find_missing(boot, gather, deadline_ns) : explain(gather, status);
-}
-
-static weir_status gather_all(struct weir_boot *boot, struct gather *gather, const void *mine)
-{
-    struct wi_call call = {.on_answer = on_piece, .arg = gather};
-    wi_client_begin(&boot->client, &call);
-    give(boot, &call, gather, mine);
-    ask(boot, &call, gather);
-    weir_status status = wi_client_finish(&boot->client, &call, wi_now_ns() + boot->timeout_ns);
-    return call.explained ? status : explain(gather, status);
 }
 
 static weir_status run(struct weir_boot *boot, struct gather *gather, const void *mine)
@@ -195,7 +217,7 @@ static weir_status run(struct weir_boot *boot, struct gather *gather, const void
         status = explain(gather, WEIR_ERR_NO_MEMORY);
     } else {
         gather->here[gather->me] = true;
-        status = mine ? gather_all(boot, gather, mine) : meet(boot, gather);
+        status = meet(boot, gather, mine);
     }
     free(gather->here);
     free(gather->indices);

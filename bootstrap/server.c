@@ -49,6 +49,10 @@ struct connection {
     uint64_t until_ns; /* a stranger is dropped then */
     struct wi_bytes in;
     struct wi_bytes out;
+    /* Pieces that it gets when what it was sent before is out: all ranks get as many, and nobody's wait here in copies. */
+    const struct wi_span *pieces; /* NULL: none */
+    uint32_t piece_count, piece_next;
+    uint32_t gather; /* the request */
     char peer[WI_NET_ADDRESS];
 };
 
@@ -159,8 +163,35 @@ static void tell_status(struct wi_boot_server *server, struct connection *connec
     tell(server, connection, &message);
 }
 
+/* Queues as many of the pieces as go into a frame. */
+static bool queue_pieces(struct connection *connection)
+{
+    struct wi_message part = {.type = WI_WIRE_PIECES, .request = connection->gather, .rank = connection->piece_next};
+    uint8_t *bytes = malloc(WI_WIRE_PIECES_MAX);
+    size_t len = 0;
+    while (bytes && connection->piece_next < connection->piece_count) {
+        const struct wi_span *piece = &connection->pieces[connection->piece_next];
+        if (len + 4 + piece->len > WI_WIRE_PIECES_MAX)
+            break;
+        len += wi_wire_piece(*piece, bytes + len);
+        connection->piece_next++;
+    }
+    bool more = connection->piece_next < connection->piece_count;
+    part.status = more ? WEIR_ERR_AGAIN : WEIR_OK;
+    part.value = (struct wi_span){bytes, len};
+    bool queued = bytes && wi_bytes_append(&connection->out, &part);
+    if (!more)
+        connection->pieces = NULL;
+    free(bytes);
+    return queued;
+}
+
 static void flush(struct wi_boot_server *server, struct connection *connection)
 {
+    if (connection->pieces && wi_bytes_count(&connection->out) == 0 && !queue_pieces(connection)) {
+        lose(server, connection, ENOMEM);
+        return;
+    }
     enum wi_io io = wi_bytes_send(&connection->out, connection->fd);
     if (io == WI_IO_ERROR) {
         lose(server, connection, errno);
@@ -168,7 +199,7 @@ static void flush(struct wi_boot_server *server, struct connection *connection)
     }
     if (io == WI_IO_DONE && connection->refused)
         (void)shutdown(connection->fd, SHUT_WR);
-    bool wants_writable = io == WI_IO_AGAIN;
+    bool wants_writable = io == WI_IO_AGAIN || connection->pieces;
     if (wants_writable == connection->wants_writable)
         return;
     struct epoll_event event = {.events = EPOLLIN | (wants_writable ? EPOLLOUT : 0), .data.ptr = connection};
@@ -446,6 +477,50 @@ static void on_meet(struct wi_boot_server *server, struct connection *connection
         tell_status(server, connection, WI_WIRE_ACK, message->request, status, "");
 }
 
+static void on_append(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
+{
+    char key[WEIR_BOOT_KEY_MAX + 1];
+    weir_status status = wi_store_append(&server->store, message->key, message->value, key);
+    tell_status(server, connection, WI_WIRE_ACK, message->request, status, "");
+    if (status == WEIR_OK)
+        tell_waiters(server, &server->store, wi_span_text(key), message->value);
+}
+
+/* All have brought their pieces: who still waits gets them. */
+static void hand_out(struct wi_boot_server *server, struct wi_span gathering, uint32_t count)
+{
+    void *owner;
+    uint32_t request;
+    while (wi_store_next_waiter(&server->meetings, gathering, &owner, &request)) {
+        struct connection *connection = owner;
+        connection->pieces = wi_store_pieces(&server->meetings, gathering);
+        connection->piece_count = count;
+        connection->piece_next = 0;
+        connection->gather = request;
+        wi_link_remove(&connection->dirty);
+        wi_link_append(&server->dirty, &connection->dirty);
+    }
+}
+
+/* A frame of each rank, and to each but the frames that all pieces together fill. */
+static void on_gather(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
+{
+    struct wi_span piece;
+    weir_status status = message->world <= (uint32_t)server->world ? WEIR_OK : WEIR_ERR_PROTOCOL;
+    if (status == WEIR_OK)
+        status = wi_store_put(&server->store, message->key, message->value);
+    if (status == WEIR_OK) {
+        tell_waiters(server, &server->store, message->key, message->value); /* who looks for those missing */
+        wi_store_get(&server->store, message->key, &piece);
+        status = wi_store_bring(&server->meetings, message->text, message->rank, message->world, piece, connection,
+                                &connection->waiters, message->request);
+    }
+    if (status == WEIR_OK)
+        hand_out(server, message->text, message->world);
+    else if (status != WEIR_ERR_AGAIN)
+        tell_status(server, connection, WI_WIRE_ACK, message->request, status, "");
+}
+
 static void on_get(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
 {
     struct wi_message answer = {.type = WI_WIRE_VALUE, .request = message->request};
@@ -512,8 +587,15 @@ static bool on_message(struct wi_boot_server *server, struct connection *connect
     case WI_WIRE_MEET:
         on_meet(server, connection, message);
         return true;
+    case WI_WIRE_GATHER:
+        on_gather(server, connection, message);
+        return true;
+    case WI_WIRE_APPEND:
+        on_append(server, connection, message);
+        return true;
     case WI_WIRE_CANCEL:
         wi_store_forget(&connection->waiters);
+        connection->pieces = NULL;
         return true;
     case WI_WIRE_FAIL:
         on_fail(server, connection, message);

@@ -1,6 +1,7 @@
 /* A hash table with chains. Entries are never removed: a key keeps its value for the life of the job. */
 #include "bootstrap/store.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +9,10 @@ struct wi_store_entry {
     struct wi_store_entry *next;
     struct wi_link waiters;
     uint64_t hash;
-    uint32_t met; /* to a meeting so many have come */
+    uint32_t met;    /* to a meeting so many have come */
+    uint32_t number; /* of a queue: the one that is tried first */
+    uint32_t piece_count;
+    struct wi_span *pieces; /* of a gathering, else NULL */
     void *value; /* NULL: only waited for as yet */
     size_t value_len;
     size_t key_len;
@@ -112,6 +116,7 @@ void wi_store_fini(struct wi_store *store)
             next = entry->next;
             while (entry->waiters.next != &entry->waiters)
                 free_waiter(WAITER(entry->waiters.next, of_entry));
+            free(entry->pieces);
             free(entry->value);
             free(entry);
         }
@@ -162,10 +167,54 @@ weir_status wi_store_wait(struct wi_store *store, struct wi_span key, void *owne
 weir_status wi_store_meet(struct wi_store *store, struct wi_span key, uint32_t count, void *owner,
                           struct wi_link *waiters, uint32_t request)
 {
+    const struct wi_store_entry *entry = find(store, key);
+    if (entry && entry->pieces)
+        return WEIR_ERR_MISMATCH;
     weir_status status = wi_store_wait(store, key, owner, waiters, request);
     if (status != WEIR_OK)
         return status;
     return ++find(store, key)->met == count ? WEIR_OK : WEIR_ERR_AGAIN;
+}
+
+weir_status wi_store_bring(struct wi_store *store, struct wi_span key, uint32_t index, uint32_t count,
+                           struct wi_span piece, void *owner, struct wi_link *waiters, uint32_t request)
+{
+    struct wi_store_entry *entry = find_or_add(store, key);
+    if (!entry)
+        return WEIR_ERR_NO_MEMORY;
+    if (entry->met == 0 && !entry->pieces) {
+        entry->pieces = calloc(count, sizeof(*entry->pieces));
+        entry->piece_count = count;
+        if (!entry->pieces)
+            return WEIR_ERR_NO_MEMORY;
+    }
+    if (!entry->pieces || entry->piece_count != count || index >= count || entry->pieces[index].data)
+        return WEIR_ERR_MISMATCH;
+    weir_status status = wi_store_wait(store, key, owner, waiters, request);
+    if (status != WEIR_OK)
+        return status;
+    entry->pieces[index] = piece;
+    return ++entry->met == count ? WEIR_OK : WEIR_ERR_AGAIN;
+}
+
+const struct wi_span *wi_store_pieces(const struct wi_store *store, struct wi_span key)
+{
+    return find(store, key)->pieces;
+}
+
+weir_status wi_store_append(struct wi_store *store, struct wi_span queue, struct wi_span value,
+                            char at[WEIR_BOOT_KEY_MAX + 1])
+{
+    struct wi_store_entry *entry = find_or_add(store, queue);
+    weir_status status = entry ? WEIR_ERR_MISMATCH : WEIR_ERR_NO_MEMORY;
+    while (status == WEIR_ERR_MISMATCH) {
+        int len = snprintf(at, WEIR_BOOT_KEY_MAX + 1, "%.*s/%u", (int)queue.len, (const char *)queue.data, entry->number);
+        if (len > (int)WEIR_BOOT_KEY_MAX)
+            return WEIR_ERR_RANGE;
+        status = wi_store_put(store, wi_span_text(at), value);
+        entry->number += status == WEIR_OK || status == WEIR_ERR_MISMATCH;
+    }
+    return status;
 }
 
 bool wi_store_next_waiter(struct wi_store *store, struct wi_span key, void **owner, uint32_t *request)

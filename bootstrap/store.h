@@ -54,6 +54,23 @@ weir_status wi_store_wait(struct wi_store *store, struct wi_span key, void *owne
 weir_status wi_store_meet(struct wi_store *store, struct wi_span key, uint32_t count, void *owner,
                           struct wi_link *waiters, uint32_t request);
 
+/*
+ * The same where each brings a piece, number `index` of `count`; its bytes must live as long as the store.
+ * WEIR_ERR_MISMATCH: there is such a piece already, or the others have come for something else.
+ */
+weir_status wi_store_bring(struct wi_store *store, struct wi_span key, uint32_t index, uint32_t count,
+                           struct wi_span piece, void *owner, struct wi_link *waiters, uint32_t request);
+
+/* The pieces that all have brought, valid until fini. */
+const struct wi_span *wi_store_pieces(const struct wi_store *store, struct wi_span key);
+
+/*
+ * Stores a copy of the value under the first of the keys QUEUE/0, QUEUE/1, ... that has none, in time that does not grow
+ * with them; `at` is that key. Errors: WEIR_ERR_RANGE (the name is too long), WEIR_ERR_NO_MEMORY.
+ */
+weir_status wi_store_append(struct wi_store *store, struct wi_span queue, struct wi_span value,
+                            char at[WEIR_BOOT_KEY_MAX + 1]);
+
 /* Takes one waiter off the key, for whoever stored the value; false when none is left. */
 bool wi_store_next_waiter(struct wi_store *store, struct wi_span key, void **owner, uint32_t *request);
 

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum field { END, REQUEST, RANK, WORLD, SERVERS, PID, TIMEOUT, STATUS, JOB, HOST, KEY, VALUE, TEXT, PROOF };
+enum field { END, REQUEST, RANK, WORLD, SERVERS, PID, TIMEOUT, STATUS, JOB, HOST, KEY, VALUE, TEXT, PROOF, PIECES };
 
 static const uint8_t layouts[WI_WIRE_TYPES][8] = {
     [WI_WIRE_HELLO] = {RANK, WORLD, SERVERS, PID, TIMEOUT, JOB, HOST},
@@ -20,6 +20,9 @@ static const uint8_t layouts[WI_WIRE_TYPES][8] = {
     [WI_WIRE_PROOF] = {PROOF},
     [WI_WIRE_PROVEN] = {PROOF},
     [WI_WIRE_MEET] = {REQUEST, WORLD, KEY, VALUE},
+    [WI_WIRE_GATHER] = {REQUEST, RANK, WORLD, KEY, VALUE, TEXT},
+    [WI_WIRE_PIECES] = {REQUEST, STATUS, RANK, PIECES},
+    [WI_WIRE_APPEND] = {REQUEST, KEY, VALUE},
 };
 
 /* Where each field is in struct wi_message, and the most bytes it can have; 0: a number. */
@@ -40,6 +43,7 @@ static const struct {
     [VALUE] = {offsetof(struct wi_message, value), WEIR_BOOT_VALUE_MAX},
     [TEXT] = {offsetof(struct wi_message, text), WI_WIRE_TEXT_MAX},
     [PROOF] = {offsetof(struct wi_message, proof), WI_WIRE_PROOF_MAX},
+    [PIECES] = {offsetof(struct wi_message, value), WI_WIRE_PIECES_MAX},
 };
 
 static const uint8_t magic[] = {'W', 'E', 'I', 'R'};
@@ -148,6 +152,25 @@ size_t wi_wire_encode(const struct wi_message *message, void *bytes, size_t room
         at += span.len;
     }
     return size;
+}
+
+size_t wi_wire_piece(struct wi_span piece, void *bytes)
+{
+    store32(bytes, (uint32_t)piece.len);
+    if (piece.len > 0)
+        memcpy((uint8_t *)bytes + 4, piece.data, piece.len);
+    return 4 + piece.len;
+}
+
+bool wi_wire_next_piece(struct wi_span *pieces, struct wi_span *piece)
+{
+    const uint8_t *bytes = pieces->data;
+    uint32_t len = pieces->len >= 4 ? load32(bytes) : 0;
+    if (pieces->len < 4 || len > pieces->len - 4)
+        return false;
+    *piece = (struct wi_span){bytes + 4, len};
+    *pieces = (struct wi_span){bytes + 4 + len, pieces->len - 4 - len};
+    return true;
 }
 
 struct wi_span wi_span_text(const char *text)

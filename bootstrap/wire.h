@@ -15,12 +15,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define WI_WIRE_VERSION   1u
+#define WI_WIRE_VERSION   2u /* of the frames and of what they mean: raised with every change */
 #define WI_WIRE_HEADER    12u
 #define WI_WIRE_NAME_MAX  255u  /* bytes of a host's or job's name */
 #define WI_WIRE_TEXT_MAX  1023u /* bytes of a sentence */
 #define WI_WIRE_PROOF_MAX 32u   /* bytes of a random number or a proof */
-#define WI_WIRE_BODY_MAX  (WEIR_BOOT_VALUE_MAX + 512u)
+#define WI_WIRE_PIECES_MAX (WEIR_BOOT_VALUE_MAX + 4u) /* bytes of pieces in a frame; the longest piece has room */
+#define WI_WIRE_BODY_MAX  (WEIR_BOOT_VALUE_MAX + 1536u)
 #define WI_WIRE_FRAME_MAX (WI_WIRE_HEADER + WI_WIRE_BODY_MAX)
 
 enum wi_wire_type {
@@ -43,6 +44,11 @@ enum wi_wire_type {
     WI_WIRE_PROVEN = 16,    /* to the joiner: proof of the store */
     WI_WIRE_MEET = 17,      /* to the store: request world key value: PUT of nothing, and answered by an empty VALUE as soon
                              * as `world` ranks have come to the meeting that the value names; or by ACK as PUT is */
+    WI_WIRE_GATHER = 18,    /* to the store: request rank world key value text: PUT of a piece, number `rank` of the `world`
+                             * ones of the gathering that the text names; answered by PIECES when all are there, or by ACK */
+    WI_WIRE_PIECES = 19,    /* request status rank value: pieces from number `rank` on, each as a length of 4 bytes and that
+                             * many bytes; WEIR_ERR_AGAIN: more of them follow */
+    WI_WIRE_APPEND = 20,    /* to the store: request key value: PUT under the first of KEY/0, KEY/1, ... that is free */
     WI_WIRE_TYPES
 };
 
@@ -90,6 +96,12 @@ size_t wi_wire_size(const struct wi_message *message);
 /* Writes the frame, wi_wire_size() bytes, to `bytes`, which has room for `room`. Returns its length, 0: it does not
  * fit. */
 size_t wi_wire_encode(const struct wi_message *message, void *bytes, size_t room);
+
+/* Writes a piece with its length, len + 4 bytes. Returns how many. */
+size_t wi_wire_piece(struct wi_span piece, void *bytes);
+
+/* Takes one off the start of `pieces`. False: what is left is not one. */
+bool wi_wire_next_piece(struct wi_span *pieces, struct wi_span *piece);
 
 /* A text of the protocol as span. */
 struct wi_span wi_span_text(const char *text);

@@ -26,7 +26,7 @@ static weir_status copy_params(const weir_ctx_params *user, weir_ctx_params *par
     if (params->flags & ~WEIR_CTX_MULTI)
         return wi_error(WEIR_ERR_INVALID, "weir_ctx_params.flags has unknown bits: 0x%x", params->flags);
     if (params->exchange && (params->exchange->size < sizeof(weir_exchange) || !params->exchange->put ||
-                             !params->exchange->get || !params->exchange->forget))
+                             !params->exchange->append || !params->exchange->get || !params->exchange->forget))
         return wi_error(WEIR_ERR_INVALID, "weir_ctx_params.exchange lacks its size or a function");
     if (params->signals > SIGNALS_MAX)
         return wi_error(WEIR_ERR_INVALID, "weir_ctx_params.signals is %u; at most %d", params->signals, SIGNALS_MAX);

@@ -35,6 +35,13 @@ typedef struct weir_exchange {
     weir_status (*put)(void *arg, const char *key, const void *value, size_t len);
 
     /*
+     * Stores a value at the end of a queue: under the first of the keys QUEUE/0, QUEUE/1, ... that is free, however many
+     * append at once. WEIR_OK: it is stored, or on its way there, and the caller hears no more of it. Any other error: it
+     * cannot be stored.
+     */
+    weir_status (*append)(void *arg, const char *queue, const void *value, size_t len);
+
+    /*
      * Reads the value of a key; `*len` is the room on entry, the length on return. WEIR_ERR_AGAIN: nobody has stored it,
      * or it is on its way; to be called again. WEIR_ERR_RANGE: too little room. Any other error: there will be none.
      */

@@ -78,6 +78,35 @@ static void contend(weir_boot *boot, void *arg)
     EXPECT_STATUS(WEIR_OK, weir_boot_barrier(boot, "contended", NULL, 0));
 }
 
+/* Many append at once: each value is in the queue once, and there are no gaps. */
+static void queue_up(weir_boot *boot, void *arg)
+{
+    enum { EACH = 40, RANKS = 3 };
+    const weir_exchange *x = weir_boot_exchange(boot);
+    bool seen[RANKS][EACH] = {{false}};
+    char key[32];
+    int value[2];
+    (void)arg;
+    for (int i = 0; i < EACH; i++) {
+        int mine[] = {weir_boot_rank(boot), i};
+        EXPECT_STATUS(WEIR_OK, x->append(x->arg, "weir/queue", mine, sizeof(mine)));
+    }
+    for (int i = 0; i < EACH * RANKS; i++) {
+        size_t len = sizeof(value);
+        snprintf(key, sizeof(key), "weir/queue/%d", i);
+        EXPECT_STATUS(WEIR_OK, until_known(x, false, key, (char *)value, &len));
+        EXPECT(len == sizeof(value) && !seen[value[0]][value[1]]);
+        seen[value[0]][value[1]] = true;
+    }
+    EXPECT_STATUS(WEIR_OK, weir_boot_barrier(boot, "queued", NULL, 0));
+}
+
+static void test_queue(void **state)
+{
+    (void)state;
+    assert_true(job_run("127.0.0.1", 3, queue_up, NULL));
+}
+
 static void test_contention(void **state)
 {
     (void)state;
@@ -104,12 +133,16 @@ static void test_alone(void **state)
     assert_int_equal(x->put(x->arg, "k", "w", 1), WEIR_ERR_MISMATCH);
     assert_int_equal(x->get(x->arg, "k", value, &len), WEIR_OK);
     assert_true(len == 1 && value[0] == 'v');
+    for (char i = '0'; i < '3'; i++)
+        assert_int_equal(x->append(x->arg, "q", &i, 1), WEIR_OK);
+    assert_int_equal(x->get(x->arg, "q/2", value, &len), WEIR_OK);
+    assert_true(len == 1 && value[0] == '2');
     weir_boot_destroy(boot);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_two_ranks), cmocka_unit_test(test_contention),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_two_ranks), cmocka_unit_test(test_contention), cmocka_unit_test(test_queue),
                                        cmocka_unit_test(test_alone)};
     return cmocka_run_group_tests_name("exchange", tests, NULL, NULL);
 }

@@ -121,6 +121,8 @@ static void gather_subsets(weir_boot *boot, void *arg)
     EXPECT_SAYS("is not in the group");
     EXPECT_STATUS(WEIR_ERR_INVALID, weir_boot_barrier(boot, "no such rank", (const int[]){rank, 5}, 2));
     EXPECT_SAYS("rank 5 is not one of the job's 5");
+    EXPECT_STATUS(WEIR_ERR_INVALID, weir_boot_barrier(boot, "twice", (const int[]){rank, 1, 1}, 3));
+    EXPECT_SAYS("is twice in the group");
 }
 
 static void subsets_gather_in_their_order(void **state)
@@ -206,6 +208,47 @@ static void other_lengths_are_told(void **state)
 {
     (void)state;
     assert_true(job_run("127.0.0.1", 3, give_other_lengths, NULL));
+}
+
+/* Rank 2 does not come; a barrier is used for a gathering's name. */
+static void gather_in_vain(weir_boot *boot, void *arg)
+{
+    int rank = weir_boot_rank(boot), all[4] = {0};
+    (void)arg;
+    if (rank != 2) {
+        EXPECT_STATUS(WEIR_ERR_TIMEOUT, weir_boot_allgather(boot, "vain", NULL, 0, &rank, sizeof(rank), all));
+        EXPECT_SAYS("'vain': rank 2 did not come within WEIR_TIMEOUT");
+        EXPECT_STATUS(WEIR_ERR_MISMATCH, weir_boot_allgather(boot, "vain", NULL, 0, &rank, sizeof(rank), all));
+        EXPECT_SAYS("'vain' was used before");
+        EXPECT_STATUS(WEIR_ERR_MISMATCH, weir_boot_barrier(boot, "vain", NULL, 0));
+        if (rank == 0)
+            EXPECT_STATUS(WEIR_OK, weir_boot_put(boot, "waited", "", 0));
+    } else {
+        size_t len = 0;
+        EXPECT_STATUS(WEIR_OK, weir_boot_get(boot, "waited", NULL, &len, 20000));
+    }
+    for (int i = 0; i < 3; i++) { /* all is well after that */
+        char name[16];
+        snprintf(name, sizeof(name), "well %d", i);
+        rank += i;
+        EXPECT_STATUS(WEIR_OK, weir_boot_allgather(boot, name, NULL, 0, &rank, sizeof(rank), all));
+        for (int j = 0; j < 4; j++)
+            EXPECT(all[j] == j + (i == 0 ? 0 : i == 1 ? 1 : 3));
+    }
+}
+
+static void who_does_not_gather_is_named(void **state)
+{
+    (void)state;
+    const char *before = getenv("WEIR_TIMEOUT");
+    char kept[32];
+    snprintf(kept, sizeof(kept), "%s", before ? before : "");
+    setenv("WEIR_TIMEOUT", "2s", 1);
+    assert_true(job_run("127.0.0.1", 4, gather_in_vain, NULL));
+    if (before)
+        setenv("WEIR_TIMEOUT", kept, 1);
+    else
+        unsetenv("WEIR_TIMEOUT");
 }
 
 static void leave_one_by_one(weir_boot *boot, void *arg)
@@ -358,6 +401,7 @@ int main(void)
         cmocka_unit_test(values_are_written_once),
         cmocka_unit_test(get_is_bounded),
         cmocka_unit_test(other_lengths_are_told),
+        cmocka_unit_test(who_does_not_gather_is_named),
         cmocka_unit_test(leaving_in_order_is_no_failure),
         cmocka_unit_test(closed_store_is_no_failure),
     };

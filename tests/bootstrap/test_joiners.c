@@ -1,5 +1,6 @@
 /* Who comes late, not at all, twice or from elsewhere gets a sentence that names it; strangers do not disturb the job.
  */
+#include "bootstrap/wire.h"
 #include "job.h"
 
 #include <arpa/inet.h>
@@ -328,20 +329,46 @@ static void other_version_is_told(void **state)
 {
     int port = job_port();
     struct joiner good = {.params = job_params(0, 2, port), .status = WEIR_OK};
+    static const char older_hello[12] = {'W', 'E', 'I', 'R', WI_WIRE_VERSION - 1, WI_WIRE_HELLO};
+    static const char refused[6] = {'W', 'E', 'I', 'R', WI_WIRE_VERSION, WI_WIRE_REFUSED};
     char bytes[1024] = "";
     (void)state;
     pid_t zero = job_start(0, join, &good);
     int fd = job_connect(port);
-    send_text(fd, "WEIR\x02\x01\0\0\0\0\0", 12);
+    send_text(fd, older_hello, sizeof(older_hello));
     size_t len = 0;
     for (ssize_t got; (got = recv(fd, bytes + len, sizeof(bytes) - len, 0)) > 0;)
         len += (size_t)got;
     close(fd);
     pid_t one = job_start(1, join, &good);
-    assert_true(len > 12 && memcmp(bytes, "WEIR\x01\x03", 6) == 0);
+    assert_true(len > 12 && memcmp(bytes, refused, sizeof(refused)) == 0);
     assert_non_null(memmem(bytes, len, "another version", 15));
     assert_int_equal(job_wait(zero), 0);
     assert_int_equal(job_wait(one), 0);
+}
+
+/* And so is a rank that finds a store of another version: at its first frame, whatever that means there. */
+static void other_store_is_told(void **state)
+{
+    static const char older_ack[24] = {'W', 'E', 'I', 'R', WI_WIRE_VERSION - 1, WI_WIRE_ACK, 0, 0, 12};
+    int listener = socket(AF_INET, SOCK_STREAM, 0), port = job_port();
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    struct joiner one = {.params = job_params(1, 2, port),
+                         .status = WEIR_ERR_PROTOCOL,
+                         .says = {"speaks another version of the protocol: all ranks need the same libweir"}};
+    int on = 1;
+    (void)state;
+    assert_int_equal(setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)), 0);
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_int_equal(bind(listener, (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    pid_t rank = job_start(1, join, &one);
+    int fd = accept(listener, NULL, NULL);
+    assert_true(fd >= 0);
+    send_text(fd, older_ack, sizeof(older_ack));
+    assert_int_equal(job_wait(rank), 0);
+    close(fd);
+    close(listener);
 }
 
 int main(void)
@@ -357,6 +384,7 @@ int main(void)
         cmocka_unit_test(other_servers_are_told_apart),
         cmocka_unit_test(strangers_do_not_disturb),
         cmocka_unit_test(other_version_is_told),
+        cmocka_unit_test(other_store_is_told),
     };
     return cmocka_run_group_tests_name("bootstrap: joiners", tests, NULL, NULL);
 }

@@ -87,12 +87,59 @@ static void meetings_are_complete_with_the_last_one(void **state)
     wi_store_fini(&store);
 }
 
+/* By number, whatever their order; who brings what does not fit is told. */
+static void gatherings_hold_what_was_brought(void **state)
+{
+    struct wi_store store = {0};
+    struct wi_link owners[3];
+    struct wi_span key = wi_span_text("gathering"), other = wi_span_text("meeting");
+    static const char *const pieces[] = {"zero", "one", "two"};
+    (void)state;
+    for (uint32_t i = 0; i < 3; i++)
+        wi_link_init(&owners[i]);
+    for (uint32_t i = 2; i > 0; i--)
+        assert_int_equal(wi_store_bring(&store, key, i, 3, wi_span_text(pieces[i]), &owners[i], &owners[i], i),
+                         WEIR_ERR_AGAIN);
+    assert_int_equal(wi_store_bring(&store, key, 2, 3, wi_span_text("again"), NULL, &owners[0], 9), WEIR_ERR_MISMATCH);
+    assert_int_equal(wi_store_bring(&store, key, 3, 3, wi_span_text("more"), NULL, &owners[0], 9), WEIR_ERR_MISMATCH);
+    assert_int_equal(wi_store_bring(&store, key, 0, 4, wi_span_text("four"), NULL, &owners[0], 9), WEIR_ERR_MISMATCH);
+    assert_int_equal(wi_store_meet(&store, key, 3, NULL, &owners[0], 9), WEIR_ERR_MISMATCH);
+    assert_int_equal(wi_store_meet(&store, other, 2, NULL, &owners[0], 9), WEIR_ERR_AGAIN);
+    assert_int_equal(wi_store_bring(&store, other, 0, 2, wi_span_text("x"), NULL, &owners[0], 9), WEIR_ERR_MISMATCH);
+    assert_int_equal(wi_store_bring(&store, key, 0, 3, wi_span_text(pieces[0]), &owners[0], &owners[0], 0), WEIR_OK);
+    const struct wi_span *all = wi_store_pieces(&store, key);
+    for (int i = 0; i < 3; i++)
+        assert_true(all[i].len == strlen(pieces[i]) && memcmp(all[i].data, pieces[i], all[i].len) == 0);
+    wi_store_fini(&store);
+}
+
+static void queues_are_in_order(void **state)
+{
+    struct wi_store store = {0};
+    char at[WEIR_BOOT_KEY_MAX + 1], name[WEIR_BOOT_KEY_MAX + 1] = "";
+    struct wi_span value;
+    (void)state;
+    assert_int_equal(wi_store_put(&store, wi_span_text("q/1"), wi_span_text("in the way")), WEIR_OK);
+    assert_int_equal(wi_store_append(&store, wi_span_text("q"), wi_span_text("a"), at), WEIR_OK);
+    assert_string_equal(at, "q/0");
+    assert_int_equal(wi_store_append(&store, wi_span_text("q"), wi_span_text("b"), at), WEIR_OK);
+    assert_string_equal(at, "q/2");
+    assert_true(wi_store_get(&store, wi_span_text("q/2"), &value) && value.len == 1 && !memcmp(value.data, "b", 1));
+    assert_int_equal(wi_store_append(&store, wi_span_text("r"), wi_span_text("c"), at), WEIR_OK);
+    assert_string_equal(at, "r/0");
+    memset(name, 'n', sizeof(name) - 2);
+    assert_int_equal(wi_store_append(&store, wi_span_text(name), wi_span_text("d"), at), WEIR_ERR_RANGE);
+    wi_store_fini(&store);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(many_keys_are_kept),
         cmocka_unit_test(waiters_are_told_in_order),
         cmocka_unit_test(meetings_are_complete_with_the_last_one),
+        cmocka_unit_test(gatherings_hold_what_was_brought),
+        cmocka_unit_test(queues_are_in_order),
     };
     return cmocka_run_group_tests_name("bootstrap: store", tests, NULL, NULL);
 }

@@ -182,6 +182,29 @@ static void texts_are_made_harmless(void **state)
     assert_int_equal(wi_wire_status(0xffffffff), WEIR_ERR_JOB_FAILED);
 }
 
+static void pieces_are_taken_apart(void **state)
+{
+    uint8_t bytes[32];
+    struct wi_span piece;
+    (void)state;
+    size_t len = wi_wire_piece(wi_span_text("one"), bytes);
+    len += wi_wire_piece((struct wi_span){NULL, 0}, bytes + len);
+    len += wi_wire_piece(wi_span_text("three"), bytes + len);
+    struct wi_span all = {bytes, len};
+    assert_true(wi_wire_next_piece(&all, &piece) && piece.len == 3 && memcmp(piece.data, "one", 3) == 0);
+    assert_true(wi_wire_next_piece(&all, &piece) && piece.len == 0);
+    assert_true(wi_wire_next_piece(&all, &piece) && piece.len == 5 && memcmp(piece.data, "three", 5) == 0);
+    assert_int_equal(all.len, 0);
+    assert_false(wi_wire_next_piece(&all, &piece));
+    for (size_t cut = 1; cut < 7; cut++) { /* nothing is read outside */
+        uint8_t *copy = malloc(cut);
+        memcpy(copy, bytes, cut);
+        all = (struct wi_span){copy, cut};
+        assert_false(wi_wire_next_piece(&all, &piece));
+        free(copy);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -192,6 +215,7 @@ int main(void)
         cmocka_unit_test(changed_bytes_never_crash),
         cmocka_unit_test(long_fields_are_not_encoded),
         cmocka_unit_test(texts_are_made_harmless),
+        cmocka_unit_test(pieces_are_taken_apart),
     };
     return cmocka_run_group_tests_name("bootstrap: wire", tests, NULL, NULL);
 }

@@ -66,8 +66,10 @@ static unsigned answers[4];
 
 static weir_status on_answer_seen(struct wi_call *call, uint32_t index, const struct wi_message *answer)
 {
-    check(index < call->count && ++answers[index] <= call->count);
-    check(answer->type == WI_WIRE_VALUE || answer->status == WEIR_OK);
+    bool more = answer->type == WI_WIRE_PIECES && answer->status == WEIR_ERR_AGAIN;
+    answers[index] += !more;
+    check(index < call->count && answers[index] <= call->count);
+    check(answer->type == WI_WIRE_VALUE || answer->type == WI_WIRE_PIECES || answer->status == WEIR_OK);
     return answer->value.len == 3 ? WEIR_ERR_RANGE : WEIR_OK;
 }
 

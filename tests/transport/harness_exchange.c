@@ -51,6 +51,17 @@ static weir_status put(void *arg, const char *key, const void *value, size_t len
     return WEIR_ERR_LIMIT;
 }
 
+static weir_status append(void *arg, const char *queue, const void *value, size_t len)
+{
+    char key[WEIR_EXCHANGE_KEY_MAX + 1];
+    weir_status status = WEIR_ERR_MISMATCH;
+    for (unsigned i = 0; status == WEIR_ERR_MISMATCH; i++) {
+        snprintf(key, sizeof(key), "%s/%u", queue, i);
+        status = put(arg, key, value, len);
+    }
+    return status;
+}
+
 static weir_status get(void *arg, const char *key, void *value, size_t *len)
 {
     const struct notice *notice = find(arg, key);
@@ -72,6 +83,11 @@ static void forget(void *arg, const char *key)
 
 weir_exchange board_exchange(struct rank *r)
 {
-    return (weir_exchange){
-        .size = sizeof(weir_exchange), .arg = r->board, .fd = -1, .put = put, .get = get, .forget = forget};
+    return (weir_exchange){.size = sizeof(weir_exchange),
+                           .arg = r->board,
+                           .fd = -1,
+                           .put = put,
+                           .append = append,
+                           .get = get,
+                           .forget = forget};
 }

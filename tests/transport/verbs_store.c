@@ -16,7 +16,7 @@
 struct meddler {
     weir_exchange face, inner;
     const char *what;  /* part of the keys that are meddled with */
-    int junk;          /* puts: so many are taken by junk before */
+    int junk;          /* appends: so much junk comes before */
     bool spoils;       /* gets: the value is changed */
     weir_status fails; /* puts end so */
 };
@@ -24,16 +24,17 @@ struct meddler {
 static weir_status meddling_put(void *arg, const char *key, const void *value, size_t len)
 {
     struct meddler *m = arg;
-    if (m->fails != WEIR_OK)
-        return m->fails;
-    if (strstr(key, m->what) && m->junk > 0) {
-        m->junk--;
-        weir_status status = m->inner.put(m->inner.arg, key, "no offer of anybody, and far too long or too short",
-                                          (size_t)m->junk * 7 % 40);
-        if (status != WEIR_OK && status != WEIR_ERR_MISMATCH)
-            return status;
-    }
-    return m->inner.put(m->inner.arg, key, value, len);
+    return m->fails != WEIR_OK ? m->fails : m->inner.put(m->inner.arg, key, value, len);
+}
+
+static weir_status meddling_append(void *arg, const char *queue, const void *value, size_t len)
+{
+    struct meddler *m = arg;
+    weir_status status = m->fails;
+    for (; status == WEIR_OK && m->junk > 0; m->junk--)
+        status = m->inner.append(m->inner.arg, queue, "no offer of anybody, and far too long or too short",
+                                 (size_t)m->junk * 7 % 40);
+    return status == WEIR_OK ? m->inner.append(m->inner.arg, queue, value, len) : status;
 }
 
 static weir_status meddling_get(void *arg, const char *key, void *value, size_t *len)
@@ -57,6 +58,7 @@ static void meddle(struct rank *r, struct meddler *m)
     m->face = m->inner;
     m->face.arg = m;
     m->face.put = meddling_put;
+    m->face.append = meddling_append;
     m->face.get = meddling_get;
     m->face.forget = meddling_forget;
     r->exchange = &m->face;

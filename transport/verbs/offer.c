@@ -2,8 +2,7 @@
  * Connecting through an exchange (the job's store) instead of the connection manager: both sides tell each other their
  * queue pairs, and set them up by hand.
  *
- * The initiator leaves an offer where the target looks: in one of a few queues of its device, by number, the first one
- * that is free.
+ * The initiator leaves an offer where the target looks: at the end of its device's queue.
  * The target answers under the offer's nonce, and the initiator says under it that it is up: until then it hears nothing,
  * so the target keeps quiet. What fails later is noticed by what is sent, and by keepalive: nobody tells of ends.
  *
@@ -25,16 +24,16 @@ enum { OFFERS_PER_LOOK = 64 }; /* of each kind: taken, made, and those whose ini
 typedef char key_text[WEIR_EXCHANGE_KEY_MAX + 1];
 
 /* `slot`: the device's place in the target's WEIR_DEVICE. Its devices have one cookie, but an offer is for one of them. */
-static void offer_key(uint64_t cookie, unsigned slot, unsigned lane, uint32_t turn, key_text key)
+static void queue_name(uint64_t cookie, unsigned slot, key_text name)
 {
-    snprintf(key, sizeof(key_text), "weir/verbs/%016llx/%u/%u/%u", (unsigned long long)cookie, slot, lane, turn);
+    snprintf(name, sizeof(key_text), "weir/verbs/%016llx/%u", (unsigned long long)cookie, slot);
 }
 
-/* The target's queue by our own cookie, so that many initiators do not contend for the numbers of one. */
-static void own_offer_key(const struct verbs_ep *ep, key_text key)
+/* A place in our own queue. */
+static void offer_key(const struct verbs_iface *iface, uint32_t number, key_text key)
 {
-    unsigned lane = ep->iface->choice.address.cookie % WI_VERBS_LANES;
-    offer_key(ep->address.cookie, ep->peer_slot, lane, ep->turn, key);
+    snprintf(key, sizeof(key_text), "weir/verbs/%016llx/%u/%u", (unsigned long long)iface->choice.address.cookie,
+             iface->choice.slot, number);
 }
 
 static void nonce_key(uint64_t nonce, const char *what, key_text key)
@@ -73,7 +72,6 @@ static weir_status own_path(struct verbs_iface *iface, const struct ibv_qp *qp, 
 
 static void begin(struct verbs_ep *ep)
 {
-    ep->turn = 0;
     ep->offer = VERBS_OFFER_MADE;
     ep->offer_ns = wi_now_ns();
     wi_list_append(&ep->iface->offering, &ep->offering);
@@ -108,21 +106,16 @@ void wi_verbs_offer_question(struct verbs_ep *ep)
     begin(ep);
 }
 
-static weir_status put_offer(struct verbs_ep *ep)
+static weir_status append_offer(struct verbs_ep *ep)
 {
-    struct verbs_iface *iface = ep->iface;
+    const weir_exchange *exchange = ep->iface->exchange;
     struct wi_verbs_offer offer = {.nonce = ep->nonce, .path = ep->path};
     unsigned char value[WI_VERBS_OFFER_SIZE];
-    weir_status status;
+    key_text queue;
     wi_verbs_hello_of(ep, &offer.hello);
     wi_verbs_offer_encode(&offer, value);
-    for (;; ep->turn++) {
-        key_text key;
-        own_offer_key(ep, key);
-        status = iface->exchange->put(iface->exchange->arg, key, value, sizeof(value));
-        if (status != WEIR_ERR_MISMATCH)
-            return status;
-    }
+    queue_name(ep->address.cookie, ep->peer_slot, queue);
+    return exchange->append(exchange->arg, queue, value, sizeof(value));
 }
 
 static void take_answer(struct verbs_ep *ep, const unsigned char *value, size_t len)
@@ -163,7 +156,7 @@ static weir_status pursue(struct verbs_ep *ep)
     size_t len = sizeof(value);
     key_text key;
     if (ep->offer == VERBS_OFFER_MADE) {
-        weir_status status = put_offer(ep);
+        weir_status status = append_offer(ep);
         if (status != WEIR_OK)
             return status;
         ep->offer = VERBS_OFFER_STORED;
@@ -203,10 +196,9 @@ void wi_verbs_offer_end(struct verbs_ep *ep)
     key_text key;
     if (ep->offer == VERBS_OFFER_NONE)
         return;
-    own_offer_key(ep, key);
+    nonce_key(ep->nonce, "answer", key);
     if (ep->offer == VERBS_OFFER_STORED)
-        nonce_key(ep->nonce, "answer", key);
-    ep->iface->exchange->forget(ep->iface->exchange->arg, key);
+        ep->iface->exchange->forget(ep->iface->exchange->arg, key);
     over(ep);
 }
 
@@ -298,27 +290,37 @@ static void look_for_word(struct verbs_iface *iface, struct verbs_link *link)
 
 /* ---- Both ---------------------------------------------------------------------------------------------------------- */
 
+/* Looks at one place of the queue. WEIR_ERR_AGAIN: there is no offer yet. */
+static weir_status look_at_offer(struct verbs_iface *iface, uint32_t number)
+{
+    unsigned char value[WEIR_EXCHANGE_VALUE_MAX];
+    size_t len = sizeof(value);
+    key_text key;
+    offer_key(iface, number, key);
+    weir_status status = iface->exchange->get(iface->exchange->arg, key, value, &len);
+    if (status == WEIR_OK)
+        take_offer(iface, value, len);
+    return status == WEIR_ERR_RANGE ? WEIR_OK : status; /* no offer of ours is that long */
+}
+
+/* Several places are asked for ahead, so that many offers are not a round trip to the store each. */
 static unsigned look_for_offers(struct verbs_iface *iface)
 {
     unsigned count = 0;
-    for (unsigned lane = 0; lane < WI_VERBS_LANES && !iface->exchange_over; lane++) {
-        weir_status status = WEIR_OK;
-        while (count < OFFERS_PER_LOOK && status == WEIR_OK) {
-            unsigned char value[WEIR_EXCHANGE_VALUE_MAX];
-            size_t len = sizeof(value);
-            key_text key;
-            offer_key(iface->choice.address.cookie, iface->choice.slot, lane, iface->offers_taken[lane], key);
-            status = iface->exchange->get(iface->exchange->arg, key, value, &len);
-            if (status == WEIR_OK)
-                take_offer(iface, value, len);
-            if (status == WEIR_ERR_RANGE)
-                status = WEIR_OK; /* no offer of ours is that long */
-            iface->offers_taken[lane] += status == WEIR_OK;
-            count += status == WEIR_OK;
-        }
-        if (status != WEIR_OK && status != WEIR_ERR_AGAIN) {
+    for (unsigned i = 0; i < WI_VERBS_OFFERS_AHEAD && count < OFFERS_PER_LOOK && !iface->exchange_over;) {
+        weir_status status = WEIR_ERR_AGAIN;
+        if (!(iface->offers_ahead >> i & 1))
+            status = look_at_offer(iface, iface->offers_taken + i);
+        if (status == WEIR_OK) {
+            iface->offers_ahead |= 1u << i;
+            count++;
+        } else if (status != WEIR_ERR_AGAIN) {
             iface->exchange_over = true;
             wi_info("verbs: nobody can connect any more: %s", weir_last_error());
+        }
+        for (i++; iface->offers_ahead & 1; iface->offers_ahead >>= 1) {
+            iface->offers_taken++;
+            i -= i > 0;
         }
     }
     if (count == OFFERS_PER_LOOK)
@@ -363,9 +365,9 @@ unsigned wi_verbs_offers_progress(struct verbs_iface *iface)
 
 void wi_verbs_offers_close(struct verbs_iface *iface)
 {
-    for (unsigned lane = 0; iface->exchange && lane < WI_VERBS_LANES; lane++) {
+    for (unsigned i = 0; iface->exchange && i < WI_VERBS_OFFERS_AHEAD; i++) {
         key_text key;
-        offer_key(iface->choice.address.cookie, iface->choice.slot, lane, iface->offers_taken[lane], key);
+        offer_key(iface, iface->offers_taken + i, key);
         iface->exchange->forget(iface->exchange->arg, key);
     }
 }

@@ -274,7 +274,6 @@ struct verbs_ep {
     struct wi_list offering; /* in the list of endpoints with an offer under way */
     struct wi_verbs_path path; /* our own */
     uint64_t nonce, offer_ns;
-    uint32_t turn; /* its number in the target's queue */
 };
 
 struct verbs_iface {
@@ -302,7 +301,8 @@ struct verbs_iface {
     char lost[64];               /* what has become of the device, "": nothing */
     const weir_exchange *exchange; /* what connections are made through; NULL: the connection manager */
     bool exchange_over;            /* it has failed */
-    uint32_t offers_taken[WI_VERBS_LANES];
+    uint32_t offers_taken; /* places of its queue that were seen, */
+    uint32_t offers_ahead; /* and of those behind, a bit each */
     struct wi_list offering;     /* endpoints that wait for an answer */
     struct wi_list unheard;      /* links whose initiators are not up yet */
     struct verbs_fences *fences; /* several devices: the context's, NULL: this is the only one */

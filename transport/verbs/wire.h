@@ -101,7 +101,7 @@ bool wi_verbs_welcome_decode(const void *buf, size_t len, struct wi_verbs_welcom
 
 enum {
     WI_VERBS_24_BITS = 0xffffff,
-    WI_VERBS_LANES = 32, /* queues of offers that a target looks at: initiators of one try its numbers in turn */
+    WI_VERBS_OFFERS_AHEAD = 32, /* places of its queue that a target looks at at once, at most 32 */
     WI_VERBS_REFUSAL_MAX = 200,
     WI_VERBS_PATH_SIZE = 32,
     WI_VERBS_OFFER_SIZE = 16 + WI_VERBS_PATH_SIZE + WI_VERBS_HELLO_SIZE,
