@@ -45,7 +45,7 @@ WI_CONFIG_INT(traffic_class, "WEIR_TC", "WEIR_VERBS_TRAFFIC_CLASS", "-1", -1, 25
 WI_CONFIG_CHOICE(transport, "WEIR_TRANSPORT", NULL, "auto", "auto|verbs|ucx|shm", "Network backend; auto: verbs where an RDMA port is active, else ucx.")
 WI_CONFIG_DURATION(verbs_ack_timeout_ns, "WEIR_VERBS_ACK_TIMEOUT", NULL, "0us", "0us", "1h", "How long a packet waits for its answer until it is sent again, rounded up to 4.096 us times a power of two; 0: so that all tries take a quarter of WEIR_TIMEOUT, at most 0.3 s each.")
 WI_CONFIG_CHOICE(verbs_connect, "WEIR_VERBS_CONNECT", NULL, "cm", "cm|store", "How verbs connections are made: through the RDMA connection manager, or through the job's store; the same on all ranks.")
-WI_CONFIG_INT(verbs_depth, "WEIR_VERBS_DEPTH", NULL, "256", 16, 16384, "Operations that can be outstanding on one verbs endpoint.")
+WI_CONFIG_INT(verbs_depth, "WEIR_VERBS_DEPTH", NULL, "256", 16, 16384, "Operations that can be outstanding on one verbs endpoint; of a power of two soft-RoCE gives one fewer.")
 WI_CONFIG_SIZE(verbs_inline, "WEIR_VERBS_INLINE", NULL, "220", "0", "1K", "Longest write sent inline; the device may allow less.")
 WI_CONFIG_CHOICE(verbs_post, "WEIR_VERBS_POST", NULL, "auto", "auto|wr|list", "By what operations are given to an RDMA device: ibv_wr_* (wr) or ibv_post_send() (list); auto: the former where the driver has it.")
 WI_CONFIG_INT(verbs_receives, "WEIR_VERBS_RECEIVES", NULL, "8192", 64, 65536, "Signals and messages that can be on their way to this process over verbs, from all peers together.")

@@ -67,6 +67,9 @@ static weir_status create_queue(struct verbs_ep *ep)
 {
     uint32_t depth = (uint32_t)wi_config()->verbs_depth;
     ep->depth = depth < ep->iface->device.max_depth ? depth : ep->iface->device.max_depth;
+    /* A queue of one more entry would take twice the memory: 128 KiB an endpoint of the usual depth. */
+    if (ep->iface->device.spare_entry && (ep->depth & (ep->depth - 1)) == 0)
+        ep->depth--;
     ep->period = ep->depth / 4 < 32 ? ep->depth / 4 : 32;
     if (ep->period == 0)
         ep->period = 1;

@@ -59,6 +59,7 @@ struct verbs_device {
     bool atomics;
     bool lists_only;    /* its driver has no ibv_wr_*, or they are switched off */
     bool windows;       /* it has windows of type 2, and they are not switched off */
+    bool spare_entry;   /* its queues have a power of two entries, one of which stays free */
     bool loose_windows; /* it looks at the bounds of a window's region instead of the window's */
     bool loose_atomics; /* it may end an atomic well without its result, see queue.c */
     uint64_t no_result; /* then: a random mark of words that wait for one */
