@@ -44,10 +44,19 @@ weir_status wi_sim_ep_create(struct wi_iface *base, const void *blob, size_t len
     ep->number = iface->world->next_number++;
     ep->target = address.number;
     ep->target_rank = address.rank;
-    ep->next = iface->eps;
-    iface->eps = ep;
+    wi_list_init(&ep->telling);
+    wi_list_append(&iface->eps, &ep->all);
+    wi_map_add(&iface->eps_by_number, &ep->by_number, wi_map_hash(ep->number, 0));
     *out = &ep->base;
     return WEIR_OK;
+}
+
+struct sim_ep *wi_sim_ep_find(const struct sim_iface *iface, uint64_t number)
+{
+    struct wi_map_node *node = wi_map_first(&iface->eps_by_number, wi_map_hash(number, 0));
+    while (node && WI_MAP_ITEM(node, struct sim_ep, by_number)->number != number)
+        node = wi_map_next(node);
+    return node ? WI_MAP_ITEM(node, struct sim_ep, by_number) : NULL;
 }
 
 void wi_sim_ep_query(const struct weir_ep *base, weir_ep_attr *attr)
@@ -193,6 +202,13 @@ void wi_sim_ep_break(struct sim_ep *ep, weir_status status, const char *format, 
     ep->fault = status;
     ep->state = SIM_EP_BROKEN;
     stop_timer(ep);
+    wi_sim_ep_raise(ep);
+}
+
+void wi_sim_ep_raise(struct sim_ep *ep)
+{
+    wi_list_remove(&ep->telling);
+    wi_list_append(&ep->iface->telling, &ep->telling);
     wi_sim_raise(ep->iface);
 }
 
@@ -240,6 +256,8 @@ static void let_go(struct sim_ep *ep)
     if (ep->conn)
         wi_sim_tell_target(ep, SIM_CLOSE);
     stop_timer(ep);
+    wi_list_remove(&ep->telling);
+    wi_map_remove(&ep->iface->eps_by_number, &ep->by_number);
     while (ep->count > 0)
         end_first(ep, ep->fault != WEIR_OK ? ep->fault : WEIR_ERR_CANCELED);
 }
@@ -251,24 +269,23 @@ weir_status wi_sim_ep_reset(struct weir_ep *base)
     let_go(ep);
     *ep = (struct sim_ep){
         .base = ep->base,
-        .next = ep->next,
+        .all = ep->all,
         .iface = ep->iface,
         .number = ep->iface->world->next_number++,
         .target = ep->target,
         .target_rank = ep->target_rank,
         .ops = ep->ops,
     };
+    wi_list_init(&ep->telling);
+    wi_map_add(&ep->iface->eps_by_number, &ep->by_number, wi_map_hash(ep->number, 0));
     return WEIR_OK;
 }
 
 void wi_sim_ep_close(struct weir_ep *base)
 {
     struct sim_ep *ep = (struct sim_ep *)base;
-    struct sim_ep **at = &ep->iface->eps;
     let_go(ep);
-    while (*at != ep)
-        at = &(*at)->next;
-    *at = ep->next;
+    wi_list_remove(&ep->all);
     free(ep->ops);
     free(ep);
 }

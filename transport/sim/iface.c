@@ -26,8 +26,14 @@ static weir_status enter(struct wi_sim_world *world, struct sim_iface *iface)
         world->ifaces = ifaces;
         world->iface_room = room;
     }
+    iface->rank = wi_sim_rank(world) < 0 ? 0 : wi_sim_rank(world);
+    weir_status status = wi_sim_know_rank(world, iface->rank);
+    if (status != WEIR_OK)
+        return status;
     world->ifaces[world->iface_count++] = iface;
     iface->number = world->iface_count;
+    iface->of_rank = world->ranks[iface->rank].ifaces;
+    world->ranks[iface->rank].ifaces = iface;
     return WEIR_OK;
 }
 
@@ -46,7 +52,9 @@ static weir_status open_iface(const struct wi_iface_params *params, struct wi_if
     memset(signals, 0, bytes);
     iface->base = (struct wi_iface){.ops = &wi_sim_ops, .params = *params, .signals = signals, .wakes_on_signal = true};
     iface->world = world;
-    iface->rank = wi_sim_rank(world) < 0 ? 0 : wi_sim_rank(world);
+    wi_list_init(&iface->eps);
+    wi_list_init(&iface->telling);
+    wi_list_init(&iface->conns);
     iface->asked_end = &iface->asked;
     iface->messages_end = &iface->messages;
     snprintf(iface->base.device, sizeof(iface->base.device), "rank%d", iface->rank);
@@ -57,17 +65,18 @@ static weir_status open_iface(const struct wi_iface_params *params, struct wi_if
 /* Ends all connections that lead here. */
 static void drop_connections(struct sim_iface *iface)
 {
-    while (iface->conns) {
-        wi_sim_conn_reset(iface->conns);
-        wi_sim_conn_free(iface->conns);
+    while (!wi_list_empty(&iface->conns)) {
+        struct sim_conn *conn = WI_LIST_ITEM(iface->conns.next, struct sim_conn, all);
+        wi_sim_conn_reset(conn);
+        wi_sim_conn_free(conn);
     }
 }
 
 static void close_iface(struct wi_iface *base)
 {
     struct sim_iface *iface = (struct sim_iface *)base;
-    while (iface->eps)
-        wi_sim_ep_close(&iface->eps->base);
+    while (!wi_list_empty(&iface->eps))
+        wi_sim_ep_close(&WI_LIST_ITEM(iface->eps.next, struct sim_ep, all)->base);
     drop_connections(iface);
     while (iface->messages)
         wi_sim_msg_pop(base);
@@ -76,7 +85,16 @@ static void close_iface(struct wi_iface *base)
         iface->asked = asked->next;
         free(asked);
     }
+    struct sim_iface **at = &iface->world->ranks[iface->rank].ifaces;
+    while (*at && *at != iface) /* none is known any more when the next run has begun */
+        at = &(*at)->of_rank;
+    if (*at)
+        *at = iface->of_rank;
     iface->world->ifaces[iface->number - 1] = NULL;
+    wi_map_fini(&iface->eps_by_number);
+    wi_map_fini(&iface->conns_by_number);
+    wi_map_fini(&iface->conns_by_ep);
+    wi_map_fini(&iface->asked_by_ep);
     free(iface->base.signals);
     free(iface);
 }
@@ -90,8 +108,13 @@ static unsigned progress(struct wi_iface *base)
     iface->news = false;
     if (!iface->dead)
         events += wi_sim_accept(iface);
-    for (struct sim_ep *ep = iface->eps; ep; ep = ep->next)
+    struct wi_list now;
+    wi_list_take(&now, &iface->telling);
+    while (!wi_list_empty(&now)) {
+        struct sim_ep *ep = WI_LIST_ITEM(now.next, struct sim_ep, telling);
+        wi_list_remove(&ep->telling);
         events += wi_sim_ep_collect(ep);
+    }
     return events;
 }
 
@@ -111,8 +134,8 @@ void wi_sim_raise(struct sim_iface *iface)
 
 bool wi_sim_rank_has_event(const struct wi_sim_world *world, int rank)
 {
-    for (size_t i = 0; i < world->iface_count; i++)
-        if (world->ifaces[i] && world->ifaces[i]->rank == rank && is_readable(world->ifaces[i]))
+    for (const struct sim_iface *iface = world->ranks[rank].ifaces; iface; iface = iface->of_rank)
+        if (is_readable(iface))
             return true;
     return false;
 }
@@ -152,17 +175,19 @@ static void disarm(struct wi_iface *base)
 
 void wi_sim_iface_break(struct sim_iface *iface, const char *why)
 {
-    for (struct sim_ep *ep = iface->eps; ep; ep = ep->next)
+    for (struct wi_list *at = iface->eps.next; at != &iface->eps; at = at->next) {
+        struct sim_ep *ep = WI_LIST_ITEM(at, struct sim_ep, all);
         if (ep->state != SIM_EP_NEW)
             wi_sim_ep_break(ep, WEIR_ERR_PEER_GONE, "%s", why);
+    }
 }
 
-void wi_sim_iface_kill(struct sim_iface *iface, int rank, bool noticed)
+void wi_sim_iface_kill(struct sim_iface *iface, bool noticed)
 {
-    if (iface->rank != rank || iface->dead)
+    if (iface->dead)
         return;
-    for (struct sim_conn *conn = iface->conns; conn && noticed; conn = conn->next)
-        wi_sim_conn_reset(conn);
+    for (struct wi_list *at = iface->conns.next; noticed && at != &iface->conns; at = at->next)
+        wi_sim_conn_reset(WI_LIST_ITEM(at, struct sim_conn, all));
     iface->dead = true;
     iface->silent = !noticed;
     drop_connections(iface);

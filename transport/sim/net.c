@@ -79,8 +79,7 @@ static void give_target(struct sim_iface *iface, struct sim_packet *packet)
     }
     struct sim_conn *conn = wi_sim_conn_find(iface, packet->conn);
     if (!conn && wi_sim_is_broken(iface->world, WI_SIM_BREAK_EPOCH))
-        for (conn = iface->conns; conn && conn->peer != packet->from; conn = conn->next)
-            ;
+        conn = wi_sim_conn_from(iface, packet->from);
     if (!conn) {
         wi_sim_reset_sender(iface->world, packet);
         return;
@@ -96,9 +95,7 @@ static void give_target(struct sim_iface *iface, struct sim_packet *packet)
 
 static void give_initiator(struct sim_iface *iface, struct sim_packet *packet)
 {
-    struct sim_ep *ep = iface->eps;
-    while (ep && ep->number != packet->ep)
-        ep = ep->next;
+    struct sim_ep *ep = wi_sim_ep_find(iface, packet->ep);
     if (!ep) {
         wi_sim_reset_sender(iface->world, packet);
         return;
@@ -141,7 +138,8 @@ static void arrive(void *arg)
 static void launch(struct wi_sim_world *world, struct sim_packet *packet, uint64_t at_ns)
 {
     const struct wi_sim_params *params = &world->params;
-    bool is_cut = world->ranks[packet->from_rank].cut_to >> packet->to_rank & 1u;
+    const struct sim_way *way = wi_sim_way(world, packet->from_rank, packet->to_rank);
+    bool is_cut = !way || way->is_cut;
     packet->link = (struct sim_packet_link){world->packets.prev, &world->packets};
     packet->link.prev->next = packet->link.next->prev = &packet->link;
     world->counts.packets++;
@@ -157,15 +155,16 @@ static void launch(struct wi_sim_world *world, struct sim_packet *packet, uint64
 static uint64_t arrival_time(struct wi_sim_world *world, const struct sim_packet *packet)
 {
     const struct wi_sim_params *params = &world->params;
-    uint64_t *last_ns = &world->ranks[packet->to_rank].last_arrival_ns[packet->from_rank];
+    struct sim_way *way = wi_sim_way(world, packet->from_rank, packet->to_rank);
     uint64_t at_ns = world->now_ns + wi_sim_between(&world->random, params->delay_min_ns, params->delay_max_ns);
     if (wi_sim_chance(&world->random, params->reorder_ppm)) {
         world->counts.reordered++;
         return at_ns + wi_sim_between(&world->random, 1, params->reorder_ns);
     }
-    if (at_ns <= *last_ns)
-        at_ns = *last_ns + 1;
-    *last_ns = at_ns;
+    if (way && at_ns <= way->last_arrival_ns)
+        at_ns = way->last_arrival_ns + 1;
+    if (way)
+        way->last_arrival_ns = at_ns;
     return at_ns;
 }
 

@@ -13,6 +13,7 @@
 #ifndef WI_SIM_NIC_H
 #define WI_SIM_NIC_H
 
+#include "core/list.h"
 #include "transport/ops.h"
 #include "transport/sim/world_inside.h"
 
@@ -73,7 +74,9 @@ enum sim_ep_state { SIM_EP_NEW, SIM_EP_CONNECTING, SIM_EP_CONNECTED, SIM_EP_BROK
 
 struct sim_ep {
     struct weir_ep base;
-    struct sim_ep *next;
+    struct wi_list all;     /* of its interface */
+    struct wi_list telling; /* in the list of those that something has happened to */
+    struct wi_map_node by_number;
     struct sim_iface *iface;
     enum sim_ep_state state;
     uint64_t number;
@@ -100,7 +103,8 @@ struct sim_ep {
 
 /* A connection at its target. */
 struct sim_conn {
-    struct sim_conn *next;
+    struct wi_list all;
+    struct wi_map_node by_number, by_ep; /* by_ep: of interface and endpoint of the initiator */
     struct sim_iface *iface;
     uint64_t number;
     uint64_t peer, ep; /* interface and endpoint of the initiator */
@@ -148,6 +152,7 @@ struct sim_rkey {
 /* A connection that was asked for and waits for the target's progress. */
 struct sim_asked {
     struct sim_asked *next;
+    struct wi_map_node by_ep;
     uint64_t from, ep, id;
     int from_rank;
 };
@@ -163,9 +168,10 @@ struct sim_iface {
     struct sim_mr *mrs;
     struct sim_export *exports;
     uint64_t next_key;
-    struct sim_ep *eps;
-    struct sim_conn *conns;
+    struct wi_list eps, telling, conns; /* oldest first */
+    struct wi_map eps_by_number, conns_by_number, conns_by_ep, asked_by_ep;
     struct sim_asked *asked, **asked_end;
+    struct sim_iface *of_rank; /* the next one of its rank */
     struct sim_msg *messages, **messages_end;
 };
 
@@ -197,8 +203,8 @@ bool wi_sim_rank_has_event(const struct wi_sim_world *world, int rank);
 /* Breaks all endpoints that have begun to connect. */
 void wi_sim_iface_break(struct sim_iface *iface, const char *why);
 
-/* Ends the interface if it is the rank's. */
-void wi_sim_iface_kill(struct sim_iface *iface, int rank, bool noticed);
+/* Ends the interface. */
+void wi_sim_iface_kill(struct sim_iface *iface, bool noticed);
 
 /* -- memory.c -- */
 weir_status wi_sim_mem_register(struct wi_iface *iface, const struct wi_mem_desc *desc, struct wi_mr **mr);
@@ -221,6 +227,11 @@ weir_status wi_sim_ep_connect(struct weir_ep *ep);
 void wi_sim_ep_query(const struct weir_ep *ep, weir_ep_attr *attr);
 weir_status wi_sim_ep_reset(struct weir_ep *ep);
 void wi_sim_ep_close(struct weir_ep *ep);
+
+struct sim_ep *wi_sim_ep_find(const struct sim_iface *iface, uint64_t number); /* NULL: it is gone */
+
+/* Something has happened to it: the next progress collects it. */
+void wi_sim_ep_raise(struct sim_ep *ep);
 
 /* Breaks it: told to the front at the next progress. */
 void wi_sim_ep_break(struct sim_ep *ep, weir_status status, const char *format, ...)
@@ -264,6 +275,7 @@ void wi_sim_conn_free(struct sim_conn *conn);
 /* Tells the initiator that the connection is no more. */
 void wi_sim_conn_reset(const struct sim_conn *conn);
 struct sim_conn *wi_sim_conn_find(const struct sim_iface *iface, uint64_t number);
+struct sim_conn *wi_sim_conn_from(const struct sim_iface *iface, uint64_t peer); /* the last one of that interface */
 struct wi_msg *wi_sim_msg_peek(struct wi_iface *iface);
 void wi_sim_msg_pop(struct wi_iface *iface);
 

@@ -25,7 +25,7 @@ static void post(struct sim_ep *ep, struct sim_op *op, uint64_t packets)
     wi_comp_start(op->comp);
     wi_sim_pump(ep);
     if (packets == 0 || wi_sim_is_broken(ep->iface->world, WI_SIM_BREAK_ACK))
-        wi_sim_raise(ep->iface); /* it may be done already */
+        wi_sim_ep_raise(ep); /* it may be done already */
 }
 
 static uint64_t packets_for(const struct sim_ep *ep, size_t len)

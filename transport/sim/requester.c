@@ -121,7 +121,7 @@ void wi_sim_on_accept(struct sim_ep *ep, const struct sim_packet *packet)
     ep->conn = packet->conn;
     ep->state = SIM_EP_CONNECTED;
     wi_sim_ep_moves(ep);
-    wi_sim_raise(ep->iface);
+    wi_sim_ep_raise(ep);
 }
 
 static void mark_done(struct sim_ep *ep, uint64_t psn)
@@ -152,7 +152,7 @@ static void advance(struct sim_ep *ep)
         return;
     wi_sim_ep_moves(ep);
     wi_sim_pump(ep);
-    wi_sim_raise(ep->iface);
+    wi_sim_ep_raise(ep);
 }
 
 void wi_sim_on_ack(struct sim_ep *ep, const struct sim_packet *packet)
@@ -168,7 +168,7 @@ void wi_sim_on_ack(struct sim_ep *ep, const struct sim_packet *packet)
     if (packet->consumed > ep->consumed) {
         ep->consumed = packet->consumed;
         ep->starved = false;
-        wi_sim_raise(ep->iface);
+        wi_sim_ep_raise(ep);
     }
     mark_carried_out(ep, packet->psn);
     advance(ep);

@@ -8,10 +8,40 @@
 
 struct sim_conn *wi_sim_conn_find(const struct sim_iface *iface, uint64_t number)
 {
-    struct sim_conn *conn = iface->conns;
-    while (conn && conn->number != number)
-        conn = conn->next;
-    return conn;
+    struct wi_map_node *node = wi_map_first(&iface->conns_by_number, wi_map_hash(number, 0));
+    while (node && WI_MAP_ITEM(node, struct sim_conn, by_number)->number != number)
+        node = wi_map_next(node);
+    return node ? WI_MAP_ITEM(node, struct sim_conn, by_number) : NULL;
+}
+
+struct sim_conn *wi_sim_conn_from(const struct sim_iface *iface, uint64_t peer)
+{
+    for (const struct wi_list *at = iface->conns.prev; at != &iface->conns; at = at->prev)
+        if (WI_LIST_ITEM(at, struct sim_conn, all)->peer == peer)
+            return WI_LIST_ITEM(at, struct sim_conn, all);
+    return NULL;
+}
+
+static struct sim_conn *conn_of_ep(const struct sim_iface *iface, uint64_t peer, uint64_t ep)
+{
+    struct wi_map_node *node = wi_map_first(&iface->conns_by_ep, wi_map_hash(peer, ep));
+    for (; node; node = wi_map_next(node)) {
+        struct sim_conn *conn = WI_MAP_ITEM(node, struct sim_conn, by_ep);
+        if (conn->peer == peer && conn->ep == ep)
+            return conn;
+    }
+    return NULL;
+}
+
+static bool is_asked(const struct sim_iface *iface, uint64_t from, uint64_t ep)
+{
+    struct wi_map_node *node = wi_map_first(&iface->asked_by_ep, wi_map_hash(from, ep));
+    for (; node; node = wi_map_next(node)) {
+        const struct sim_asked *asked = WI_MAP_ITEM(node, struct sim_asked, by_ep);
+        if (asked->from == from && asked->ep == ep)
+            return true;
+    }
+    return false;
 }
 
 static void tell_initiator(const struct sim_conn *conn, struct sim_packet *packet)
@@ -32,10 +62,9 @@ void wi_sim_conn_reset(const struct sim_conn *conn)
 
 void wi_sim_conn_free(struct sim_conn *conn)
 {
-    struct sim_conn **at = &conn->iface->conns;
-    while (*at != conn)
-        at = &(*at)->next;
-    *at = conn->next;
+    wi_list_remove(&conn->all);
+    wi_map_remove(&conn->iface->conns_by_number, &conn->by_number);
+    wi_map_remove(&conn->iface->conns_by_ep, &conn->by_ep);
     if (conn->timer)
         wi_sim_events_cancel(&conn->iface->world->events, conn->timer);
     conn->iface->world->counts.connections--;
@@ -69,15 +98,13 @@ static void say_accepted(const struct sim_conn *conn)
 
 void wi_sim_on_request(struct sim_iface *iface, const struct sim_packet *packet)
 {
-    for (const struct sim_conn *conn = iface->conns; conn; conn = conn->next) {
-        if (conn->peer == packet->from && conn->ep == packet->ep) {
-            say_accepted(conn); /* our answer was lost, or the request came twice */
-            return;
-        }
+    const struct sim_conn *conn = conn_of_ep(iface, packet->from, packet->ep);
+    if (conn) {
+        say_accepted(conn); /* our answer was lost, or the request came twice */
+        return;
     }
-    for (const struct sim_asked *asked = iface->asked; asked; asked = asked->next)
-        if (asked->from == packet->from && asked->ep == packet->ep)
-            return;
+    if (is_asked(iface, packet->from, packet->ep))
+        return;
     struct sim_asked *asked = malloc(sizeof(*asked));
     if (!asked)
         return; /* it will ask again */
@@ -85,6 +112,7 @@ void wi_sim_on_request(struct sim_iface *iface, const struct sim_packet *packet)
         (struct sim_asked){.from = packet->from, .ep = packet->ep, .id = packet->id, .from_rank = packet->from_rank};
     *iface->asked_end = asked;
     iface->asked_end = &asked->next;
+    wi_map_add(&iface->asked_by_ep, &asked->by_ep, wi_map_hash(asked->from, asked->ep));
     wi_sim_raise(iface);
 }
 
@@ -101,8 +129,9 @@ static bool accept_one(struct sim_iface *iface, const struct sim_asked *asked)
     conn->peer_id = asked->id;
     conn->ep = asked->ep;
     conn->heard_ns = world->now_ns;
-    conn->next = iface->conns;
-    iface->conns = conn;
+    wi_list_append(&iface->conns, &conn->all);
+    wi_map_add(&iface->conns_by_number, &conn->by_number, wi_map_hash(conn->number, 0));
+    wi_map_add(&iface->conns_by_ep, &conn->by_ep, wi_map_hash(conn->peer, conn->ep));
     world->counts.connections++;
     set_timer(conn);
     say_accepted(conn);
@@ -116,6 +145,7 @@ unsigned wi_sim_accept(struct sim_iface *iface)
         struct sim_asked *asked = iface->asked;
         count += accept_one(iface, asked);
         iface->asked = asked->next;
+        wi_map_remove(&iface->asked_by_ep, &asked->by_ep);
         free(asked);
     }
     iface->asked_end = &iface->asked;

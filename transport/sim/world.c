@@ -69,22 +69,36 @@ static void catch_up(struct wi_sim_world *world)
 
 /* ---- Who runs ---------------------------------------------------------------------------------------------------- */
 
-static bool can_run(const struct sim_thread *thread)
+/* Enters a thread among those that can run, or takes it out, as its state says. */
+static void review(struct sim_thread *thread)
 {
-    return thread->state == SIM_THREAD_READY && !thread->world->ranks[thread->rank].stopped;
+    struct wi_sim_world *world = thread->world;
+    bool can_run = thread->state == SIM_THREAD_READY && !world->ranks[thread->rank].stopped;
+    if (can_run == (thread->place >= 0))
+        return;
+    if (can_run) {
+        thread->place = world->able_count;
+        world->able[world->able_count++] = thread;
+        return;
+    }
+    struct sim_thread *last = world->able[--world->able_count];
+    world->able[thread->place] = last;
+    last->place = thread->place;
+    thread->place = -1;
+}
+
+static void set_state(struct sim_thread *thread, enum sim_thread_state state)
+{
+    thread->state = state;
+    review(thread);
 }
 
 /* One of those that can run, by lot. */
 static struct sim_thread *choose(struct wi_sim_world *world)
 {
-    struct sim_thread *able[WI_SIM_FIBERS_MAX];
-    unsigned count = 0;
-    for (int i = 0; i < world->thread_count; i++)
-        if (can_run(&world->threads[i]))
-            able[count++] = &world->threads[i];
-    if (count <= 1)
-        return count ? able[0] : NULL;
-    return able[wi_sim_draw(&world->choice) % count];
+    if (world->able_count <= 1)
+        return world->able_count ? world->able[0] : NULL;
+    return world->able[wi_sim_draw(&world->choice) % (unsigned)world->able_count];
 }
 
 static void switch_to(struct wi_sim_world *world, struct sim_thread *to)
@@ -110,7 +124,7 @@ static void wake(void *arg)
 {
     struct sim_thread *thread = arg;
     thread->wake = NULL;
-    thread->state = SIM_THREAD_READY;
+    set_state(thread, SIM_THREAD_READY);
 }
 
 static void wake_early(struct sim_thread *thread)
@@ -121,11 +135,10 @@ static void wake_early(struct sim_thread *thread)
 
 void wi_sim_wake_rank(struct wi_sim_world *world, int rank)
 {
-    for (int i = 0; i < world->thread_count; i++) {
-        struct sim_thread *thread = &world->threads[i];
-        if (thread->rank == rank && thread->state == SIM_THREAD_ASLEEP && thread->light)
+    struct sim_thread *thread = rank < world->rank_room ? world->ranks[rank].threads : NULL;
+    for (; thread; thread = thread->of_rank)
+        if (thread->state == SIM_THREAD_ASLEEP && thread->light)
             wake_early(thread);
-    }
 }
 
 static void sleep_for(struct wi_sim_world *world, uint64_t ns, bool light)
@@ -141,7 +154,7 @@ static void sleep_for(struct wi_sim_world *world, uint64_t ns, bool light)
     }
     self->light = light;
     self->wake = wi_sim_events_add(&world->events, at_ns, wake, self);
-    self->state = self->wake ? SIM_THREAD_ASLEEP : SIM_THREAD_READY;
+    set_state(self, self->wake ? SIM_THREAD_ASLEEP : SIM_THREAD_READY);
     schedule(world);
 }
 
@@ -152,7 +165,7 @@ void wi_sim_sleep(struct wi_sim_world *world, uint64_t ns)
 
 static void leave(struct wi_sim_world *world)
 {
-    world->running->state = SIM_THREAD_NONE;
+    set_state(world->running, SIM_THREAD_NONE);
     world->live--;
     schedule(world);
 }
@@ -209,14 +222,31 @@ weir_status wi_sim_world_create(struct wi_sim_world **out)
     return WEIR_OK;
 }
 
+static void forget_ways(struct wi_sim_world *world)
+{
+    while (world->ways) {
+        struct sim_way *way = world->ways;
+        world->ways = way->next;
+        wi_map_remove(&world->ways_by_ends, &way->node);
+        free(way);
+    }
+}
+
 void wi_sim_world_destroy(struct wi_sim_world *world)
 {
     if (!world)
         return;
     wi_sim_drop_packets(world);
     wi_sim_events_fini(&world->events);
-    for (int i = 0; i < WI_SIM_FIBERS_MAX; i++)
-        wi_fiber_fini(&world->threads[i].fiber);
+    for (int i = 0; i < world->thread_room && world->threads[i]; i++) {
+        wi_fiber_fini(&world->threads[i]->fiber);
+        free(world->threads[i]);
+    }
+    free(world->threads);
+    free(world->able);
+    forget_ways(world);
+    wi_map_fini(&world->ways_by_ends);
+    free(world->ranks);
     free(world->ifaces);
     free(world);
     here = NULL;
@@ -227,36 +257,93 @@ void wi_sim_begin(struct wi_sim_world *world, const struct wi_sim_params *params
 {
     wi_sim_drop_packets(world);
     wi_sim_events_clear(&world->events);
-    memset(world->ranks, 0, sizeof(world->ranks));
+    forget_ways(world);
+    if (world->ranks)
+        memset(world->ranks, 0, (size_t)world->rank_room * sizeof(*world->ranks));
     world->params = *params;
     world->now_ns = 0;
     world->random = wi_sim_mix(params->seed ^ 1);
     world->choice = wi_sim_mix(params->seed ^ 2);
     world->hash = params->seed;
     world->counts = (struct wi_sim_counts){0};
-    world->thread_count = world->live = 0;
+    world->thread_count = world->live = world->able_count = 0;
     world->iface_count = 0;
     world->next_number = 1;
 }
 
+weir_status wi_sim_know_rank(struct wi_sim_world *world, int rank)
+{
+    int room = world->rank_room ? world->rank_room : 16;
+    if (rank < 0 || rank >= WI_SIM_RANKS_MAX)
+        return wi_error(WEIR_ERR_LIMIT, "sim: rank %d; there can be 0 to %d", rank, WI_SIM_RANKS_MAX - 1);
+    while (room <= rank)
+        room *= 2;
+    if (room == world->rank_room)
+        return WEIR_OK;
+    struct sim_rank *ranks = realloc(world->ranks, (size_t)room * sizeof(*ranks));
+    if (!ranks)
+        return wi_error(WEIR_ERR_NO_MEMORY, "sim: out of memory");
+    memset(ranks + world->rank_room, 0, (size_t)(room - world->rank_room) * sizeof(*ranks));
+    world->ranks = ranks;
+    world->rank_room = room;
+    return WEIR_OK;
+}
+
+static weir_status make_thread_room(struct wi_sim_world *world)
+{
+    int room = world->thread_room ? 2 * world->thread_room : 64;
+    struct sim_thread **threads = realloc(world->threads, (size_t)room * sizeof(struct sim_thread *));
+    if (threads)
+        world->threads = threads;
+    struct sim_thread **able = realloc(world->able, (size_t)room * sizeof(struct sim_thread *));
+    if (able)
+        world->able = able;
+    if (!threads || !able)
+        return wi_error(WEIR_ERR_NO_MEMORY, "sim: out of memory");
+    for (int i = world->thread_room; i < room; i++)
+        threads[i] = NULL;
+    world->thread_room = room;
+    return WEIR_OK;
+}
+
+/* The next thread of the run, with a stack; from an earlier run, where there is one. */
+static weir_status next_thread(struct wi_sim_world *world, struct sim_thread **out)
+{
+    weir_status status = world->thread_count < world->thread_room ? WEIR_OK : make_thread_room(world);
+    if (status != WEIR_OK)
+        return status;
+    struct sim_thread **at = &world->threads[world->thread_count];
+    if (!*at) {
+        struct sim_thread *thread = calloc(1, sizeof(*thread));
+        status = thread ? wi_fiber_init(&thread->fiber) : wi_error(WEIR_ERR_NO_MEMORY, "sim: out of memory");
+        if (status != WEIR_OK) {
+            free(thread);
+            return status;
+        }
+        *at = thread;
+    }
+    *out = *at;
+    return WEIR_OK;
+}
+
 weir_status wi_sim_spawn(struct wi_sim_world *world, int rank, void (*main)(void *arg), void *arg)
 {
-    struct sim_thread *thread = &world->threads[world->thread_count];
-    if (world->thread_count == WI_SIM_FIBERS_MAX || rank < 0 || rank >= WI_SIM_RANKS_MAX)
-        return wi_error(WEIR_ERR_LIMIT, "sim: %d threads and ranks 0 to %d can be", WI_SIM_FIBERS_MAX,
-                        WI_SIM_RANKS_MAX - 1);
-    if (!thread->fiber.stack) {
-        weir_status status = wi_fiber_init(&thread->fiber);
-        if (status != WEIR_OK)
-            return status;
-    }
+    struct sim_thread *thread;
+    weir_status status = wi_sim_know_rank(world, rank);
+    if (status == WEIR_OK)
+        status = next_thread(world, &thread);
+    if (status != WEIR_OK)
+        return status;
     thread->world = world;
     thread->rank = rank;
-    thread->state = SIM_THREAD_READY;
+    thread->place = -1;
     thread->wake = NULL;
     thread->main = main;
     thread->arg = arg;
+    thread->of_rank = world->ranks[rank].threads;
+    world->ranks[rank].threads = thread;
     wi_fiber_load(&thread->fiber, thread_main, thread);
+    set_state(thread, SIM_THREAD_READY);
     world->thread_count++;
     world->live++;
     return WEIR_OK;
@@ -278,12 +365,17 @@ bool wi_sim_run(struct wi_sim_world *world, uint64_t bound_ns)
 
 /* ---- Faults ------------------------------------------------------------------------------------------------------ */
 
+static void review_rank(struct wi_sim_world *world, int rank)
+{
+    for (struct sim_thread *thread = world->ranks[rank].threads; thread; thread = thread->of_rank)
+        review(thread);
+}
+
 void wi_sim_kill(struct wi_sim_world *world, int rank, bool noticed)
 {
     wi_sim_note(world, "rank %d is killed, %s", rank, noticed ? "and its host says so" : "in silence");
-    for (size_t i = 0; i < world->iface_count; i++)
-        if (world->ifaces[i])
-            wi_sim_iface_kill(world->ifaces[i], rank, noticed);
+    for (struct sim_iface *iface = world->ranks[rank].ifaces; iface; iface = iface->of_rank)
+        wi_sim_iface_kill(iface, noticed);
     wi_sim_wake_rank(world, rank);
 }
 
@@ -291,6 +383,7 @@ void wi_sim_stop(struct wi_sim_world *world, int rank)
 {
     wi_sim_note(world, "rank %d is stopped", rank);
     world->ranks[rank].stopped = true;
+    review_rank(world, rank);
     if (world->running && world->running->rank == rank)
         schedule(world);
 }
@@ -299,23 +392,41 @@ void wi_sim_continue(struct wi_sim_world *world, int rank)
 {
     wi_sim_note(world, "rank %d goes on", rank);
     world->ranks[rank].stopped = false;
+    review_rank(world, rank);
 }
 
 void wi_sim_break(struct wi_sim_world *world, int rank)
 {
     wi_sim_note(world, "the endpoints of rank %d break", rank);
-    for (size_t i = 0; i < world->iface_count; i++)
-        if (world->ifaces[i] && world->ifaces[i]->rank == rank)
-            wi_sim_iface_break(world->ifaces[i], "sim: an error of the network card");
+    for (struct sim_iface *iface = world->ranks[rank].ifaces; iface; iface = iface->of_rank)
+        wi_sim_iface_break(iface, "sim: an error of the network card");
+}
+
+struct sim_way *wi_sim_way(struct wi_sim_world *world, int from, int to)
+{
+    uint64_t hash = wi_map_hash((uint64_t)from, (uint64_t)to);
+    for (struct wi_map_node *node = wi_map_first(&world->ways_by_ends, hash); node; node = wi_map_next(node)) {
+        struct sim_way *way = WI_MAP_ITEM(node, struct sim_way, node);
+        if (way->from == from && way->to == to)
+            return way;
+    }
+    struct sim_way *way = calloc(1, sizeof(*way));
+    if (!way)
+        return NULL;
+    way->from = from;
+    way->to = to;
+    way->next = world->ways;
+    world->ways = way;
+    wi_map_add(&world->ways_by_ends, &way->node, hash);
+    return way;
 }
 
 void wi_sim_cut(struct wi_sim_world *world, int from, int to, bool cut)
 {
+    struct sim_way *way = wi_sim_way(world, from, to);
     wi_sim_note(world, "the way from %d to %d is %s", from, to, cut ? "cut" : "mended");
-    if (cut)
-        world->ranks[from].cut_to |= 1u << to;
-    else
-        world->ranks[from].cut_to &= ~(1u << to);
+    if (way)
+        way->is_cut = cut;
 }
 
 /* ---- What is known ----------------------------------------------------------------------------------------------- */

@@ -22,10 +22,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum {
-    WI_SIM_RANKS_MAX = 16,
-    WI_SIM_FIBERS_MAX = 64,
-};
+enum { WI_SIM_RANKS_MAX = 65536 };
 
 /* Bugs to be built in on purpose: a test that would not see one of these proves nothing. */
 enum {

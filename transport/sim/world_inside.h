@@ -2,6 +2,7 @@
 #ifndef WI_SIM_WORLD_INSIDE_H
 #define WI_SIM_WORLD_INSIDE_H
 
+#include "core/map.h"
 #include "transport/sim/events.h"
 #include "transport/sim/fiber.h"
 #include "transport/sim/random.h"
@@ -24,6 +25,8 @@ struct sim_thread {
     struct wi_sim_world *world;
     int rank;
     enum sim_thread_state state;
+    struct sim_thread *of_rank; /* the next one of its rank */
+    int place;                 /* among those that can run; -1: it cannot */
     bool light;                /* an arrival ends its sleep */
     struct wi_sim_event *wake; /* the end of its sleep */
     void (*main)(void *arg);
@@ -32,8 +35,17 @@ struct sim_thread {
 
 struct sim_rank {
     bool stopped;
-    uint32_t cut_to;                            /* bit mask of ranks that nothing reaches from here */
-    uint64_t last_arrival_ns[WI_SIM_RANKS_MAX]; /* by sender: what is not overtaken arrives after this */
+    struct sim_thread *threads; /* through of_rank */
+    struct sim_iface *ifaces;   /* those that are open, through of_rank */
+};
+
+/* The way from one rank to another, once something has gone there. */
+struct sim_way {
+    struct wi_map_node node;
+    struct sim_way *next; /* of all */
+    int from, to;
+    bool is_cut;
+    uint64_t last_arrival_ns; /* what is not overtaken arrives after this */
 };
 
 struct wi_sim_world {
@@ -46,11 +58,15 @@ struct wi_sim_world {
     struct wi_sim_counts counts;
     struct wi_sim_events events;
     struct wi_fiber outside; /* who called wi_sim_run() */
-    struct sim_thread threads[WI_SIM_FIBERS_MAX];
-    int thread_count;
+    struct sim_thread **threads; /* made so far; those of this run come first */
+    struct sim_thread **able;    /* those that can run, in any order */
+    int thread_count, thread_room, able_count;
     int live;
     struct sim_thread *running; /* NULL: outside */
-    struct sim_rank ranks[WI_SIM_RANKS_MAX];
+    struct sim_rank *ranks;
+    int rank_room;
+    struct wi_map ways_by_ends;
+    struct sim_way *ways;
 
     /* Every interface that was opened in this run, by number from 1; NULL: closed. */
     struct sim_iface **ifaces;
@@ -64,6 +80,12 @@ struct wi_sim_world *wi_sim_world_here(void);
 
 /* Ends the light sleep of a rank's threads. */
 void wi_sim_wake_rank(struct wi_sim_world *world, int rank);
+
+/* Makes room for what is known of a rank. WEIR_ERR_LIMIT, WEIR_ERR_NO_MEMORY. */
+weir_status wi_sim_know_rank(struct wi_sim_world *world, int rank);
+
+/* NULL: out of memory. */
+struct sim_way *wi_sim_way(struct wi_sim_world *world, int from, int to);
 
 static inline bool wi_sim_is_broken(const struct wi_sim_world *world, unsigned what)
 {
