@@ -19,6 +19,7 @@
 #include "collectives/offer.h"
 #include "collectives/reduce.h"
 #include "collectives/schedule.h"
+#include "transport/lend.h"
 
 #include <weir/collectives.h>
 
@@ -105,6 +106,7 @@ struct weir_comm {
     unsigned char *block, *stage;
     weir_mem *block_mem, *stage_mem;
     struct wi_offers offers;
+    struct wi_lender lender; /* of keys of result buffers that were offered */
     uint32_t signals[2 * WI_LINKS_MAX + 1]; /* all that were made */
     uint32_t signal_count;
 
@@ -126,8 +128,8 @@ void wi_buffers_find(struct weir_comm *comm);
 void wi_buffers_leave(struct weir_comm *comm);
 
 /*
- * Ends the communicator after an error: tells the job, closes the endpoints so that nothing touches the caller's
- * buffers any more, and keeps the status, which it returns. An operation that failed (peer gone, key revoked) often did
+ * Ends the communicator after an error: tells the job, closes the endpoints and takes back the keys of the caller's buffers, so
+ * that nothing touches these any more, and keeps the status, which it returns. An operation that failed (peer gone, key revoked) often did
  * so because of an error elsewhere that the job will tell within a moment: that one is waited for and preferred.
  */
 weir_status wi_comm_fail(struct weir_comm *comm, weir_status status);

@@ -251,6 +251,7 @@ weir_status wi_connect(struct weir_comm *comm, const char *name)
 void wi_disconnect(struct weir_comm *comm)
 {
     wi_offers_fini(&comm->offers);
+    wi_lender_end(&comm->lender, comm->ctx);
     for (uint32_t i = 0; i < comm->peer_count; i++) {
         weir_rkey_destroy(comm->peers[i].rkey);
         weir_ep_close(comm->peers[i].ep);

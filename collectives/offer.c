@@ -21,7 +21,7 @@ weir_status wi_offer_send(struct weir_comm *comm)
         void *addr;
         size_t len, key_len = sizeof(offer->key);
         weir_mem_range(run->result_mem, &addr, &len);
-        weir_status status = weir_mem_export(run->result_mem, addr, len, offer->key, &key_len);
+        weir_status status = wi_lend(&comm->lender, run->result_mem, addr, len, offer->key, &key_len);
         if (status != WEIR_OK)
             return status;
         offer->region = weir_mem_id(run->result_mem);

@@ -296,6 +296,7 @@ weir_status weir_ps_client_create(weir_ctx *ctx, weir_boot *boot, weir_ps_client
     if (!client)
         return wi_error(WEIR_ERR_NO_MEMORY, "parameter server's client: out of memory");
     client->ctx = ctx;
+    wi_lender_init(&client->lender);
     client->boot = boot;
     client->servers = (uint32_t)weir_boot_servers(boot);
     client->workers = (uint32_t)weir_boot_size(boot) - client->servers;
@@ -346,6 +347,7 @@ void weir_ps_client_destroy(weir_ps_client *client)
         pthread_mutex_destroy(&client->links[i].lock);
         free(client->links[i].keys);
     }
+    wi_lender_end(&client->lender, client->ctx);
     while (client->tables) {
         weir_ps_table *table = client->tables;
         client->tables = table->next;

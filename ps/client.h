@@ -13,6 +13,7 @@
 #include "ps/idle.h"
 #include "ps/ring.h"
 #include "ps/shard_map.h"
+#include "transport/lend.h"
 
 #include <pthread.h>
 
@@ -91,6 +92,7 @@ struct weir_ps_client {
     uint32_t generation;
     bool opening; /* one opening at a time */
     struct weir_ps_table *tables;
+    struct wi_lender lender; /* of keys of memory that servers write to */
     struct wi_ps_key keys[WI_PS_KEYS_MAX];
     uint32_t key_count;
     uint32_t key_generation;

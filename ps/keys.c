@@ -73,7 +73,7 @@ weir_status wi_ps_key_send(weir_ps_client *client, struct wi_ps_link *link, uint
         return WEIR_OK;
     uint8_t blob[WEIR_RKEY_MAX];
     size_t blob_len = sizeof(blob);
-    weir_status status = weir_mem_export(key->mem, key->addr, key->len, blob, &blob_len);
+    weir_status status = wi_lend(&client->lender, key->mem, key->addr, key->len, blob, &blob_len);
     if (status != WEIR_OK)
         return status;
     struct wi_ps_request header = {.op = WI_PS_KEY, .key = number};

@@ -47,7 +47,10 @@ typedef struct weir_comm_params {
  */
 weir_status weir_comm_create(weir_ctx *ctx, weir_boot *boot, const weir_comm_params *params, weir_comm **comm);
 
-/* Frees the communicator, after what others still want from it has been sent, bounded by WEIR_TIMEOUT. NULL is allowed. */
+/*
+ * Frees the communicator, after what others still want from it has been sent, bounded by WEIR_TIMEOUT. The keys of result
+ * buffers that neighbours were given are taken back, as by weir_mem_unexport(). NULL is allowed.
+ */
 void weir_comm_destroy(weir_comm *comm);
 
 int weir_comm_rank(const weir_comm *comm);

@@ -101,7 +101,8 @@ weir_status weir_ps_client_create(weir_ctx *ctx, weir_boot *boot, weir_ps_client
 
 /*
  * Ends this worker's part: the servers return from weir_ps_server_run() when all have. Frees the client and its tables.
- * No thread may be in a call. NULL is allowed.
+ * The keys of memory that servers were given are taken back, as by weir_mem_unexport(). No thread may be in a call. NULL is
+ * allowed.
  */
 void weir_ps_client_destroy(weir_ps_client *client);
 

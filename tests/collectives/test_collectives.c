@@ -327,6 +327,82 @@ static void case_staged(struct job *job)
     case_broadcast(job);
 }
 
+/* ---- What neighbours could write to -------------------------------------------------------------------------------
+ */
+
+/* Where a rank can be reached by others, beside its communicators. */
+struct reach {
+    unsigned char address[WEIR_ADDRESS_MAX], key[WEIR_RKEY_MAX];
+    size_t address_len, key_len;
+};
+
+static weir_ep *reach(struct job *job, const struct buffer *buf, size_t bytes, int peer, struct reach *theirs)
+{
+    struct reach ours = {.address_len = sizeof(ours.address), .key_len = sizeof(ours.key)};
+    char name[32];
+    size_t len = sizeof(*theirs), region_len;
+    void *region;
+    weir_ep *ep;
+    weir_mem *mem;
+    CHECK_OK(weir_mem_find(job->ctx, buf->data, bytes, &mem));
+    weir_mem_range(mem, &region, &region_len);
+    CHECK_OK(weir_ctx_address(job->ctx, ours.address, &ours.address_len));
+    CHECK_OK(weir_mem_export(mem, region, region_len, ours.key, &ours.key_len));
+    snprintf(name, sizeof(name), "reach/%d", job->rank);
+    CHECK_OK(weir_boot_put(job->boot, name, &ours, sizeof(ours)));
+    snprintf(name, sizeof(name), "reach/%d", peer);
+    CHECK_OK(weir_boot_get(job->boot, name, theirs, &len, -1));
+    CHECK_OK(weir_ep_create(job->ctx, theirs->address, theirs->address_len, &ep));
+    return ep;
+}
+
+static weir_status write_to(struct job *job, weir_ep *ep, weir_rkey *key, uint64_t at, uint64_t value)
+{
+    static weir_comp comp; /* outlives what fails late */
+    static uint64_t word;
+    word = value;
+    weir_status status = weir_put(ep, &word, NULL, sizeof(word), at, key, NULL);
+    comp = (weir_comp)WEIR_COMP_INIT;
+    if (status == WEIR_OK)
+        status = weir_flush(ep, &comp);
+    return status == WEIR_OK ? weir_wait(job->ctx, &comp, -1) : status;
+}
+
+/* The key of a result buffer that was offered ends with the communicator; what the user exported himself does not. */
+static void case_returned(struct job *job)
+{
+    enum { BYTES = 400000 };
+    struct buffer buf = buffer_make(job, REGISTERED, BYTES, 0);
+    uint64_t *words = (uint64_t *)(void *)buf.data;
+    weir_comm *comm;
+    struct wi_offer offer;
+    struct reach right;
+    memset(buf.data, 0, BYTES);
+    CHECK_OK(weir_comm_create(job->ctx, job->boot, NULL, &comm));
+    CHECK_OK(weir_allreduce(comm, words, words, BYTES / 4, WEIR_F32, WEIR_SUM));
+    memcpy(&offer, comm->offers.place + (comm->seq & 1) * WI_OFFER_SIZE, sizeof(offer));
+    CHECK(offer.key_len > 0);
+    weir_ep *ep = reach(job, &buf, BYTES, (job->rank + 1) % job->ranks, &right);
+    weir_rkey *offered, *exported;
+    CHECK_OK(weir_rkey_import(ep, offer.key, offer.key_len, &offered));
+    CHECK_OK(weir_rkey_import(ep, right.key, right.key_len, &exported));
+    CHECK_OK(write_to(job, ep, offered, offer.addr, 1));
+    CHECK_OK(weir_barrier(comm));
+    CHECK(words[0] == 1);
+    weir_comm_destroy(comm);
+    CHECK_OK(weir_boot_barrier(job->boot, "returned", NULL, 0));
+    CHECK_OK(write_to(job, ep, exported, offer.addr + 8, 2));
+    CHECK(write_to(job, ep, offered, offer.addr, 3) == WEIR_ERR_KEY);
+    CHECK_OK(weir_boot_attend(job->boot, weir_ctx_attend, job->ctx)); /* the other one's write may want to be refused yet */
+    CHECK_OK(weir_boot_barrier(job->boot, "refused", NULL, 0));
+    weir_boot_unattend(job->boot, weir_ctx_attend, job->ctx);
+    CHECK(words[0] == 1 && words[1] == 2);
+    weir_rkey_destroy(offered);
+    weir_rkey_destroy(exported);
+    weir_ep_close(ep);
+    buffer_free(job, &buf, BYTES);
+}
+
 /* ---- Communicators -------------------------------------------------------------------------------------------------
  */
 
@@ -697,6 +773,7 @@ static const struct entry entries[] = {
     {"regions", case_regions, 1, NULL},
     {"staged", case_staged, 2, NULL},
     {"unmapped", case_unmapped, 1, NULL},
+    {"returned", case_returned, 2, NULL},
     {"communicators", case_communicators, 1, NULL},
     {"arguments", case_arguments, 1, NULL},
     {"other_count", case_other_count, 2, NULL},

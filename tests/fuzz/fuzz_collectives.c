@@ -67,9 +67,9 @@ uint64_t weir_mem_id(const weir_mem *mem)
     return 0;
 }
 
-weir_status weir_mem_export(weir_mem *mem, const void *addr, size_t len, void *blob, size_t *blob_len)
+weir_status wi_lend(struct wi_lender *lender, weir_mem *mem, const void *addr, size_t len, void *blob, size_t *blob_len)
 {
-    (void)mem, (void)addr, (void)len, (void)blob, (void)blob_len;
+    (void)lender, (void)mem, (void)addr, (void)len, (void)blob, (void)blob_len;
     return WEIR_ERR_KEY;
 }
 

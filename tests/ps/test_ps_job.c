@@ -3,6 +3,7 @@
  * memory. The transport comes from the environment.
  */
 #include "rig.h"
+#include "transport/context.h"
 
 #include <pthread.h>
 #include <setjmp.h>
@@ -407,6 +408,31 @@ static void test_registered_anew(void **state)
     assert_true(scenario_run(&(struct scenario){1, 2, 0, registered_anew, NULL, -1}));
 }
 
+/* Servers keep no right to the memory of a client that has left; what its user exported himself stays. */
+static void keys_returned(struct rank *rank)
+{
+    enum { COUNT = 3000 };
+    weir_ps_table *table = open_table(rank, "t", COUNT, WEIR_PS_ASYNC);
+    struct buffers b;
+    uint8_t key[WEIR_RKEY_MAX];
+    size_t key_len = sizeof(key);
+    buffers_init(&b, rank, REGISTERED, COUNT);
+    EXPECT_STATUS(WEIR_OK, weir_mem_export(b.mem[1], b.weights, COUNT * sizeof(float), key, &key_len));
+    EXPECT_STATUS(WEIR_OK, weir_ps_pull(table, b.weights));
+    EXPECT(b.mem[1]->exports.count == 2);
+    weir_ps_client_destroy(rank->client);
+    rank->client = NULL;
+    EXPECT(b.mem[1]->exports.count == 1);
+    EXPECT_STATUS(WEIR_OK, weir_mem_unexport(b.mem[1], key, key_len));
+    buffers_fini(&b);
+}
+
+static void test_keys_returned(void **state)
+{
+    (void)state;
+    assert_true(scenario_run(&(struct scenario){2, 2, 0, keys_returned, NULL, -1}));
+}
+
 static void try_in_child(struct rank *rank, weir_ps_table *table)
 {
     float weights[1000] = {0};
@@ -460,7 +486,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_opposite_orders), cmocka_unit_test(test_two_threads),
         cmocka_unit_test(test_two_threads_bsp), cmocka_unit_test(test_many_threads),
         cmocka_unit_test(test_shards),          cmocka_unit_test(test_registered_anew),
-        cmocka_unit_test(test_children),
+        cmocka_unit_test(test_keys_returned),   cmocka_unit_test(test_children),
     };
     slow = argc > 1 && strcmp(argv[1], "slow") == 0;
     if (slow)

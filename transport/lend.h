@@ -1,0 +1,31 @@
+/*
+ * Exports that end with who made them: communicators and clients of parameter servers hand out keys of their users' memory, and
+ * take back these and no others, whatever else was exported of the same range.
+ */
+#ifndef WI_TRANSPORT_LEND_H
+#define WI_TRANSPORT_LEND_H
+
+#include "core/list.h"
+
+#include <weir/transport.h>
+
+/* What somebody has handed out. */
+struct wi_lender {
+    struct wi_list exports; /* guarded by the context's lock */
+};
+
+void wi_lender_init(struct wi_lender *lender);
+
+/*
+ * weir_mem_export(), for a lender: the same range of a region gives the same blob as long as it has it out. An export
+ * that ends with its region is the lender's no more.
+ */
+weir_status wi_lend(struct wi_lender *lender, weir_mem *mem, const void *addr, size_t len, void *blob, size_t *blob_len);
+
+/*
+ * Takes all back, as weir_mem_unexport() does, as far as it can: over RDMA lanes of UCX peers could go on using keys until the
+ * region is deregistered. May be called again, and on one that has nothing out.
+ */
+void wi_lender_end(struct wi_lender *lender, weir_ctx *ctx);
+
+#endif
