@@ -72,7 +72,7 @@ static int parse_count(const char *option, const char *text, size_t low, size_t 
 {
     char *end;
     unsigned long long number = strtoull(text, &end, 10);
-    if (*end || end == text || *text == '-' || number < low || number > high) {
+    if (*end || *text < '0' || *text > '9' || number < low || number > high) {
         fprintf(stderr, "weir_perf: %s %s: use a number from %zu to %zu\n", option, text, low, high);
         return 2;
     }

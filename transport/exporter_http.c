@@ -66,7 +66,7 @@ static bool parse_where(const char *where, int offset, struct sockaddr_storage *
     unsigned long port = strtoul(port_text, &end, 10);
     struct sockaddr_in in4 = {.sin_family = AF_INET};
     struct sockaddr_in6 in6 = {.sin6_family = AF_INET6};
-    if (*end || end == port_text || *port_text == '-' || port > 65535 || port + (unsigned)offset > 65535 ||
+    if (*end || *port_text < '0' || *port_text > '9' || port > 65535 || port + (unsigned)offset > 65535 ||
         host_len >= sizeof(host))
         return false;
     if (colon)

@@ -16,7 +16,7 @@ if [ "${3-}" = inside ]; then
     # Connected through the store: an offer for each device.
     WEIR_VERBS_CONNECT=store "$build/tests/transport/verbs_rails"
     WEIR_VERBS_CONNECT=store CONFORMANCE_SCALE=0.02 timeout -k 5 120 "$build/tests/transport/reconnect" test_broken
-    for wrong in rxe0:x rxe0,rxe0 rxe0,rxe7; do
+    for wrong in rxe0:x rxe0:4294967297 rxe0,rxe0 rxe0,rxe7; do
         if WEIR_DEVICE=$wrong "$build/tools/weir" run -n 2 -- "$build/perf/weir_perf" put_lat -s 8 -n 10 >/tmp/out 2>&1; then
             echo "WEIR_DEVICE=$wrong is taken"
             exit 1

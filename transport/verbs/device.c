@@ -203,7 +203,7 @@ struct wish {
 /* Splits an entry into name and port. */
 static weir_status parse_device(const char *text, size_t len, struct wish *wish)
 {
-    char entry[80], *colon, *end = "";
+    char entry[80], *colon;
     if (len == 0 || len >= sizeof(wish->name) + 4)
         return wi_error(WEIR_ERR_CONFIG,
                         "WEIR_DEVICE=%s: not devices and ports; use e.g. mlx5_0:1 or mlx5_0:1,mlx5_1:1",
@@ -211,8 +211,10 @@ static weir_status parse_device(const char *text, size_t len, struct wish *wish)
     snprintf(entry, sizeof(entry), "%.*s", (int)len, text);
     if ((colon = strrchr(entry, ':')))
         *colon = '\0';
-    wish->port = colon ? (unsigned)strtoul(colon + 1, &end, 10) : 0;
-    if (!entry[0] || strlen(entry) >= sizeof(wish->name) || *end || (colon && (wish->port == 0 || wish->port > 255)))
+    bool is_port = colon && colon[1] && strspn(colon + 1, "0123456789") == strlen(colon + 1);
+    unsigned long port = is_port ? strtoul(colon + 1, NULL, 10) : 0;
+    wish->port = port > 255 ? 0 : (unsigned)port;
+    if (!entry[0] || strlen(entry) >= sizeof(wish->name) || (colon && wish->port == 0))
         return wi_error(WEIR_ERR_CONFIG, "WEIR_DEVICE=%s: '%.*s' is not a device and port; use e.g. mlx5_0:1",
                         wi_config()->device, (int)len, text);
     snprintf(wish->name, sizeof(wish->name), "%s", entry);
