@@ -36,7 +36,7 @@ static const char *take_quoted(const char *at, char value[METRIC_VALUE_MAX])
             c = *at == 'n' ? ' ' : *at, at++;
         if (c == '\0' || c == '\n' || len + 1 >= METRIC_VALUE_MAX)
             return NULL;
-        value[len++] = iscntrl((unsigned char)c) ? '?' : c; /* it will be shown on a terminal */
+        value[len++] = c >= ' ' && c < 0x7f ? c : '?'; /* it will be shown on a terminal, some of which obey bytes above, too */
     }
     value[len] = '\0';
     return at + 1;

@@ -2,14 +2,24 @@
 
 #include <errno.h>
 #include <netdb.h>
+#include <poll.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { TEXT_MAX = 16 << 20, PATIENCE_S = 2 };
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
 
 bool source_is_port(const char *source)
 {
@@ -17,8 +27,19 @@ bool source_is_port(const char *source)
     return *digits && strspn(digits, "0123456789") == strlen(digits) && !strchr(source, '/');
 }
 
+/* False, with errno: there is nothing to read until then, however much came before. */
+static bool wait_readable(int fd, int64_t until_ms)
+{
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+    int64_t left_ms = until_ms - now_ms();
+    int ready = left_ms > 0 ? poll(&one, 1, (int)left_ms) : 0;
+    if (ready == 0)
+        errno = ETIMEDOUT;
+    return ready > 0 || (ready < 0 && errno == EINTR);
+}
+
 /* Reads until the end; NULL with errno. */
-static char *read_all(int fd)
+static char *read_all(int fd, int64_t until_ms)
 {
     size_t len = 0, room = 64 << 10;
     char *text = malloc(room);
@@ -32,6 +53,8 @@ static char *read_all(int fd)
             text = more;
             room *= 2;
         }
+        if (!wait_readable(fd, until_ms))
+            break;
         got = read(fd, text + len, room - len - 1);
         if (got < 0 && errno == EINTR)
             continue;
@@ -79,18 +102,19 @@ static char *read_http(const char *source, char *why, size_t why_size)
 {
     char host[256] = "127.0.0.1", request[400];
     const char *colon = strrchr(source, ':'), *port = colon ? colon + 1 : source;
+    int64_t until_ms = now_ms() + PATIENCE_S * 1000;
     if (colon)
         snprintf(host, sizeof(host), "%.*s", (int)(colon - source), source);
     int fd = connect_to(host, port, why, why_size);
     if (fd < 0)
         return NULL;
     int len = snprintf(request, sizeof(request), "GET /metrics HTTP/1.0\r\nHost: %s\r\n\r\n", host);
-    char *text = send(fd, request, (size_t)len, MSG_NOSIGNAL) == len ? read_all(fd) : NULL;
+    char *text = send(fd, request, (size_t)len, MSG_NOSIGNAL) == len ? read_all(fd, until_ms) : NULL;
     if (!text)
         snprintf(why, why_size, "%s", strerror(errno));
     close(fd);
     char *body = text ? strstr(text, "\r\n\r\n") : NULL;
-    bool good = text && strncmp(text, "HTTP/1.", 7) == 0 && strncmp(text + 8, " 200", 4) == 0 && body;
+    bool good = body && strncmp(text, "HTTP/1.", 7) == 0 && strncmp(text + 8, " 200", 4) == 0;
     if (good) {
         memmove(text, body + 4, strlen(body + 4) + 1);
         return text;
@@ -106,7 +130,7 @@ char *source_read(const char *source, char *why, size_t why_size)
     if (source_is_port(source))
         return read_http(source, why, why_size);
     FILE *file = fopen(source, "re");
-    char *text = file ? read_all(fileno(file)) : NULL;
+    char *text = file ? read_all(fileno(file), now_ms() + PATIENCE_S * 1000) : NULL;
     if (!text)
         snprintf(why, why_size, "%s", strerror(errno));
     if (file)

@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""`weir top` in front of what does not mean well: test_weir_top.py WEIR"""
+import socket
+import subprocess
+import sys
+import threading
+import time
+import unittest
+
+WEIR = sys.argv.pop(1)
+HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+class Server:
+    """Answers one request with pieces, which a function gives."""
+
+    def __init__(self, pieces):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.thread = threading.Thread(target=self.serve, args=(pieces,), daemon=True)
+        self.thread.start()
+
+    def serve(self, pieces):
+        with self.listener:
+            connection, _ = self.listener.accept()
+        with connection:
+            try:
+                for piece in pieces():
+                    connection.sendall(piece)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(4096):
+                    pass
+            except OSError:
+                pass
+
+    def top(self):
+        return subprocess.run([WEIR, "top", "--once", str(self.port)], capture_output=True, timeout=60)
+
+
+class Hostile(unittest.TestCase):
+    def test_nothing_reaches_the_terminal_but_text(self):
+        line = b'weir_operations_total{rank="\x9b2J",peer="\x1b[2J\xc2\x9b",transport="shm\x7f",operation="put"} 5\n'
+        done = Server(lambda: [HEAD + line]).top()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn(b"shm?", done.stdout)
+        self.assertTrue(all(byte == 10 or 32 <= byte < 127 for byte in done.stdout), done.stdout)
+
+    def test_one_who_answers_without_end_is_given_up(self):
+        def trickle():
+            yield HEAD
+            while True:
+                yield b"# so it goes\n"
+                time.sleep(0.2)
+
+        start = time.monotonic()
+        done = Server(trickle).top()
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"timed out", done.stderr)
+        self.assertLess(time.monotonic() - start, 30)
+
+    def test_what_is_not_http_is_told(self):
+        for answer in b"", b"HTTP/1.", b"\r\n\r\n", b"HTTP/1.1 404 Not Found\r\n\r\n", b"SSH-2.0\r\n":
+            done = Server(lambda answer=answer: [answer]).top()
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(b"does not serve metrics", done.stderr)
+
+
+unittest.main()
