@@ -397,7 +397,8 @@ static weir_status query_limits(struct verbs_device *device, const struct verbs_
     device->atomics = attr.atomic_cap != IBV_ATOMIC_NONE;
     device->windows =
         attr.max_mw > 0 && attr.device_cap_flags & (IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B);
-    device->spare_entry = device->loose_windows = device->loose_atomics = attr.vendor_id == SOFT_ROCE_VENDOR;
+    device->spare_entry = device->loose_windows = device->loose_atomics = device->binds_again =
+        attr.vendor_id == SOFT_ROCE_VENDOR;
     if (!device->windows && wi_config()->verbs_windows == WI_VERBS_WINDOWS_ON)
         return wi_error(WEIR_ERR_UNSUPPORTED, "WEIR_VERBS_WINDOWS=on: %s has no memory windows of type 2",
                         choice->device);

@@ -30,9 +30,12 @@ static void keep_link(struct verbs_iface *iface, struct verbs_link *link)
         wi_verbs_reply(iface, link, 0, 0, NULL);
 }
 
-static uint32_t share(uint32_t count, uint32_t slices)
+/* How many of `count` are due in `slices` slices; what is less than one is kept in `rest` for the next time. */
+static uint32_t share(uint32_t count, uint32_t slices, uint32_t *rest)
 {
-    return (uint32_t)(((uint64_t)count * slices + SLICES - 1) / SLICES);
+    uint64_t due = (uint64_t)count * slices + *rest;
+    *rest = (uint32_t)(due % SLICES);
+    return (uint32_t)(due / SLICES);
 }
 
 void wi_verbs_keepalive(struct verbs_iface *iface, uint64_t now_ns)
@@ -42,15 +45,15 @@ void wi_verbs_keepalive(struct verbs_iface *iface, uint64_t now_ns)
     if (due == 0)
         return;
     uint32_t slices = due < SLICES ? (uint32_t)due : SLICES;
-    iface->kept_ns = now_ns;
+    iface->kept_ns += due * slice_ns;
     if (wi_verbs_port_pauses(iface, now_ns))
         return;
-    for (uint32_t n = share(iface->eps_room, slices); n > 0; n--) {
+    for (uint32_t n = share(iface->eps_room, slices, &iface->kept_eps_rest); n > 0; n--) {
         struct verbs_ep *ep = iface->eps[iface->kept_ep++ % iface->eps_room];
         if (ep)
             keep_ep(ep);
     }
-    for (uint32_t n = share(iface->link_count, slices); n > 0; n--) {
+    for (uint32_t n = share(iface->link_count, slices, &iface->kept_links_rest); n > 0; n--) {
         struct wi_list *first = iface->links.next;
         wi_list_remove(first);
         wi_list_append(&iface->links, first);

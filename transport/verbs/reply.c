@@ -62,11 +62,12 @@ static uint64_t reply_id(const struct verbs_link *link)
 }
 
 /* The initiator can be served no more: the connection ends, at a time when nobody holds the link. */
-static void reply_failed(struct verbs_iface *iface, struct verbs_link *link, const char *why)
+static void reply_failed(struct verbs_iface *iface, struct verbs_link *link, bool expected, const char *why)
 {
     if (link->failed)
         return;
-    wi_debug("verbs: rank %llu cannot be answered: %s", (unsigned long long)link->peer_id, why);
+    wi_log(expected ? WI_LOG_DEBUG : WI_LOG_WARN, "verbs: rank %llu cannot be answered, its connection ends: %s",
+           (unsigned long long)link->peer_id, why);
     link->failed = true;
     link->failed_ns = wi_now_ns();
     iface->links_failed++;
@@ -80,7 +81,7 @@ bool wi_verbs_reply_post(struct verbs_iface *iface, struct verbs_link *link, str
     wr->send_flags |= IBV_SEND_SIGNALED;
     int error = ibv_post_send(link->end.qp, wr, &bad);
     if (error) {
-        reply_failed(iface, link, strerror(error));
+        reply_failed(iface, link, false, strerror(error));
         return false;
     }
     link->replies_posted++;
@@ -110,5 +111,6 @@ void wi_verbs_replied(struct verbs_iface *iface, const struct ibv_wc *wc)
     link->replies_done++;
     iface->cq_room++;
     if (wc->status != IBV_WC_SUCCESS)
-        reply_failed(iface, link, ibv_wc_status_str(wc->status));
+        reply_failed(iface, link, wc->status == IBV_WC_RETRY_EXC_ERR || wc->status == IBV_WC_WR_FLUSH_ERR,
+                     ibv_wc_status_str(wc->status)); /* expected: it died or closed the connection */
 }

@@ -61,6 +61,7 @@ struct verbs_device {
     bool windows;       /* it has windows of type 2, and they are not switched off */
     bool spare_entry;   /* its queues have a power of two entries, one of which stays free */
     bool loose_windows; /* it looks at the bounds of a window's region instead of the window's */
+    bool binds_again;   /* with a write that it sends again, it binds the windows behind that anew, see window.c */
     bool loose_atomics; /* it may end an atomic well without its result, see queue.c */
     uint64_t no_result; /* then: a random mark of words that wait for one */
     uint32_t srq_depth, cq_depth;
@@ -292,6 +293,7 @@ struct verbs_iface {
     uint64_t look_ns;        /* when the slow descriptors were looked at last */
     uint64_t kept_ns;        /* when idle connections were looked at last */
     uint32_t kept_ep;        /* the endpoint that is next */
+    uint32_t kept_eps_rest, kept_links_rest; /* less than one that is due */
     uint32_t connecting;     /* endpoints that are not connected yet */
     uint32_t suspects;       /* endpoints that wait for more news of their failure */
     uint32_t next_stream;

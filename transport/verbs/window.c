@@ -3,6 +3,10 @@
  * type 2. The device binds it to the range and to the queue pair of that peer's connection, so the window's key is of
  * no use on any other connection and for nothing else. It ends with the region, the connection, or when the peer gives
  * it back, whichever is first: closing a window revokes its key at once.
+ *
+ * soft-RoCE that has to send a write again carries out anew what was posted behind it: also the binding of a window, which
+ * fails the second time. Its queue pair then drops all that arrives, without a completion (rxe_req.c and rxe_recv.c of
+ * Linux 6.1). There a window is bound only when all that the link has sent before was acknowledged.
  */
 #include "core/clock.h"
 #include "core/error.h"
@@ -170,9 +174,15 @@ void wi_verbs_window_asked(struct verbs_iface *iface, struct verbs_link *link, u
     wi_verbs_owe(iface, link);
 }
 
+static bool may_bind(const struct verbs_iface *iface, const struct verbs_link *link)
+{
+    return wi_verbs_reply_room(iface, link, 2) &&
+           (!iface->device.binds_again || link->replies_done == link->replies_posted);
+}
+
 void wi_verbs_windows_serve(struct verbs_iface *iface, struct verbs_link *link)
 {
-    while (link->asked && wi_verbs_reply_room(iface, link, 2)) {
+    while (link->asked && may_bind(iface, link)) {
         unsigned slot = (unsigned)__builtin_ctz(link->asked);
         link->asked &= link->asked - 1;
         serve(iface, link, slot);

@@ -1,8 +1,9 @@
 /*
- * Atomics over soft-RoCE, whose devices may take the acknowledgment of a write that came twice for the end of an atomic
- * (transport/verbs/queue.c): a fetch_add has its result, or ends in an error, whatever the network loses or doubles. Rank 0
- * uses rxe0 and rank 1 rxe1, on the two ends of one link; rank 1's answers are cut off by tc. Run by
- * tests/softroce/faults_wire.sh. Exit status 77: no such devices.
+ * What soft-RoCE makes of packets that are lost or come twice. Its devices may take the acknowledgment of a write that came
+ * twice for the end of an atomic (transport/verbs/queue.c): a fetch_add has its result, or ends in an error. And they bind a
+ * memory window twice when they send what was before it again (window.c): keys come all the same. Rank 0 uses rxe0 and rank 1
+ * rxe1, on the two ends of one link; what rank 1 sends is cut off by tc. Run by tests/softroce/faults_wire.sh. Exit status
+ * 77: no such devices.
  */
 #include "harness.h"
 
@@ -22,7 +23,7 @@
 #define MUTE "tc qdisc replace dev weirv1 root netem loss 100%"
 #define HEAR "tc qdisc replace dev weirv1 root netem loss 0%"
 
-enum { SIZE = 64, ROUNDS = 3, MARK = 0x5a5a };
+enum { SIZE = 64, ROUNDS = 3, KEYS = 4, MARK = 0x5a5a };
 
 struct target {
     weir_ep *ep;
@@ -96,6 +97,35 @@ static void test_lost_answers(void **state)
 {
     (void)state;
     job_run(&(struct job){.count = 2, .body = lost_body});
+}
+
+/* Several keys are asked for while nothing that rank 1 sends arrives: its first grant is lost, and those behind it. */
+static void grants_body(struct rank *r)
+{
+    struct target t;
+    weir_rkey *more[KEYS];
+    uint64_t remote;
+    setenv("WEIR_VERBS_ACK_TIMEOUT", "100ms", 1);
+    setenv("WEIR_VERBS_RETRY", "7", 1); /* without end */
+    open_target(r, &t);
+    for (int i = 0; r->rank == 0 && i < KEYS; i++) {
+        if (i == 0)
+            command(r, MUTE "; (sleep 0.3; " HEAR ") &");
+        more[i] = import(r, 1, 0, &remote);
+    }
+    for (int i = 0; r->rank == 0 && i < KEYS; i++) {
+        CHECK_OK(weir_put(t.ep, t.area.ptr, t.area.mem, SIZE, t.buffer, more[i], NULL));
+        flush(r, t.ep);
+        weir_rkey_destroy(more[i]);
+    }
+    barrier(r);
+    close_target(r, &t);
+}
+
+static void test_lost_grants(void **state)
+{
+    (void)state;
+    job_run(&(struct job){.count = 2, .body = grants_body});
 }
 
 /* A socket that sees what leaves rank 0, and can send it once more. */
@@ -182,6 +212,7 @@ int main(void)
     setenv("WEIR_INTRANODE", "off", 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lost_answers),
+        cmocka_unit_test(test_lost_grants),
         cmocka_unit_test(test_late_copy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
