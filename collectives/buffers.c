@@ -6,24 +6,10 @@
  */
 #include "collectives/comm.h"
 
-/* A buffer that is new in each call costs as much to register, and to tell the neighbour, as it costs to copy so much. */
-#define BORROW_MIN (256u << 10)
-
 /* Can all messages of this collective be sent from memory of ours that no region holds? */
 static bool sends_from_anywhere(const struct weir_comm *comm)
 {
     return comm->link[0].to->max_inline >= comm->chunk;
-}
-
-/* A registration that is made anew for each call, and told the neighbour, costs more than the copies that it saves. */
-static bool is_kept(struct weir_comm *comm)
-{
-    if (comm->registrations == WI_UNKNOWN) {
-        weir_mem_cache_attr attr;
-        weir_mem_cache_query(comm->ctx, &attr);
-        comm->registrations = attr.entries > 0 ? WI_KEPT : WI_NOT_KEPT;
-    }
-    return comm->registrations == WI_KEPT;
 }
 
 /* The region that holds a buffer; NULL: none does. Where `borrow` says that it is worth it, one is found. */
@@ -32,13 +18,7 @@ static weir_mem *find_region(struct weir_comm *comm, const void *buffer, size_t 
     weir_mem *mem = NULL;
     if (weir_mem_find(comm->ctx, buffer, bytes, &mem) == WEIR_OK)
         return mem;
-    if (!borrow || bytes < BORROW_MIN || comm->registrations == WI_NOT_KEPT ||
-        weir_mem_acquire(comm->ctx, (void *)(uintptr_t)buffer, bytes, &mem) != WEIR_OK)
-        return NULL; /* a limit is met, or it cannot be written to: then it is copied */
-    if (is_kept(comm))
-        return mem;
-    weir_mem_release(mem);
-    return NULL;
+    return borrow && !comm->copies && wi_mem_acquire_kept(comm->ctx, buffer, bytes, &mem) ? mem : NULL;
 }
 
 /* Over shared memory the window is cheaper than writes into memory that is not the pool's, which the kernel makes. */

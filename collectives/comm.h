@@ -95,7 +95,7 @@ struct weir_comm {
     uint32_t lanes, slots, batch;
     uint64_t timeout_ns;
     int watched_fd; /* -1: none */
-    enum { WI_UNKNOWN, WI_KEPT, WI_NOT_KEPT } registrations; /* those that are acquired, by the context (buffers.c) */
+    bool copies; /* acquires no registrations; for tests (buffers.c) */
 
     uint32_t links;
     struct wi_link link[WI_LINKS_MAX];

@@ -35,6 +35,7 @@ struct transfer {
     float *landing;    /* where the servers write them: `recv`, or staging memory */
     uint32_t key;      /* of `landing` */
     struct wi_ps_staging *staging;
+    weir_mem *acquired; /* registration of `recv` for the time of the call; NULL: none */
     bool direct; /* the gradient needs no copy */
     uint64_t step;
     struct wi_ps_call call;
@@ -140,7 +141,7 @@ static weir_status find_landing(struct transfer *t)
 {
     size_t len = t->table->open.count * sizeof(float);
     weir_ps_client *client = t->table->client;
-    weir_status status = wi_ps_key_get(client, t->recv, len, &t->key);
+    weir_status status = wi_ps_key_get(client, t->recv, len, &t->acquired, &t->key);
     if (status == WEIR_OK)
         t->landing = t->recv;
     if (status != WEIR_ERR_KEY)
@@ -160,6 +161,7 @@ static void leave_landing(struct transfer *t)
         wi_ps_staging_release(t->table->client, t->staging);
     else if (t->landing)
         wi_ps_key_release(t->table->client, t->key);
+    weir_mem_release(t->acquired);
 }
 
 /* Copies the parts that have come, while others are on their way. */

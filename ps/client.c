@@ -246,6 +246,9 @@ static weir_status link_ready(weir_ps_client *client, struct wi_ps_link *link)
     weir_status status = wi_ps_remote_ready(&link->requests, &link->hello, link->rank);
     if (status != WEIR_OK)
         return status;
+    weir_ep_attr attr;
+    weir_ep_query(link->requests.ep, &attr);
+    client->by_device &= attr.native_signal && !attr.maps_peer;
     link->ring = (struct wi_ps_producer){.size = link->requests.size};
     link->keys = calloc(WI_PS_KEYS_MAX, sizeof(*link->keys));
     if (!link->keys)
@@ -300,6 +303,7 @@ weir_status weir_ps_client_create(weir_ctx *ctx, weir_boot *boot, weir_ps_client
     client->boot = boot;
     client->servers = (uint32_t)weir_boot_servers(boot);
     client->workers = (uint32_t)weir_boot_size(boot) - client->servers;
+    client->by_device = true;
     client->watching = weir_boot_fd(boot) >= 0 && weir_ctx_watch(ctx, weir_boot_fd(boot)) == WEIR_OK;
     client->attending = weir_boot_attend(boot, weir_ctx_attend, ctx) == WEIR_OK;
     pthread_mutex_init(&client->lock, NULL);

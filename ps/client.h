@@ -85,6 +85,9 @@ struct weir_ps_client {
     weir_pool *pool;
     bool watching;
     bool attending; /* a wait in the bootstrap makes progress */
+    /* All servers' writes are made by a device, so landing in the caller's own memory saves a copy. A processor would write
+     * there no faster than into staging memory, which is warm, and copied from while more arrives. */
+    bool by_device;
     uint32_t servers, workers;
     struct wi_ps_link *links;
     pthread_mutex_t lock;
@@ -146,10 +149,11 @@ weir_status wi_ps_link_send(weir_ps_client *client, struct wi_ps_link *link, str
                             const void *payload, uint32_t len);
 
 /*
- * The number of a key to memory of the caller. WEIR_ERR_KEY, without a sentence: it is not registered (or there are too
- * many keys in use): stage. To be released after use.
+ * The number of a key to memory of the caller. `*acquired`: its registration, where it was made for the call; to be given back
+ * by weir_mem_release(). WEIR_ERR_KEY, without a sentence: it is not registered, and is better not (or there are too many keys
+ * in use): stage. To be released after use.
  */
-weir_status wi_ps_key_get(weir_ps_client *client, const void *addr, size_t len, uint32_t *key);
+weir_status wi_ps_key_get(weir_ps_client *client, const void *addr, size_t len, weir_mem **acquired, uint32_t *key);
 void wi_ps_key_release(weir_ps_client *client, uint32_t key);
 
 /* Makes the key, which the caller has got, known to a server: to be called before each request that uses it. */

@@ -1,5 +1,5 @@
 /*
- * The memory that servers write weights to: registered memory of the caller, or staging memory. A server knows it by a
+ * The memory that servers write weights to: memory of the caller, registered or acquired for the call, or staging memory. A server knows it by a
  * small number; the key itself travels once, in front of the first request that uses it.
  */
 #include "ps/client.h"
@@ -50,12 +50,21 @@ static weir_status key_of(weir_ps_client *client, weir_mem *mem, const void *add
     return key ? WEIR_OK : WEIR_ERR_KEY;
 }
 
-weir_status wi_ps_key_get(weir_ps_client *client, const void *addr, size_t len, uint32_t *key)
+weir_status wi_ps_key_get(weir_ps_client *client, const void *addr, size_t len, weir_mem **acquired, uint32_t *key)
 {
     weir_mem *mem;
-    if (weir_mem_find(client->ctx, addr, len, &mem) != WEIR_OK)
-        return WEIR_ERR_KEY;
-    return key_of(client, mem, addr, len, key);
+    *acquired = NULL;
+    if (weir_mem_find(client->ctx, addr, len, &mem) != WEIR_OK) {
+        if (!client->by_device || !wi_mem_acquire_kept(client->ctx, addr, len, acquired))
+            return WEIR_ERR_KEY;
+        mem = *acquired;
+    }
+    weir_status status = key_of(client, mem, addr, len, key);
+    if (status != WEIR_OK) {
+        weir_mem_release(*acquired);
+        *acquired = NULL;
+    }
+    return status;
 }
 
 void wi_ps_key_release(weir_ps_client *client, uint32_t key)

@@ -2,6 +2,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "transport/context.h"
+#include "transport/lend.h"
 
 static weir_status reg(void *ctx, void *addr, size_t len, void **handle)
 {
@@ -43,12 +44,17 @@ void wi_borrow_fini(struct weir_ctx *ctx)
     ctx->regcache = NULL;
 }
 
+static bool keeps(struct weir_ctx *ctx)
+{
+    if (!ctx->regcache_tried)
+        open_cache(ctx);
+    return ctx->regcache != NULL;
+}
+
 weir_status wi_mem_borrow(struct weir_ctx *ctx, void *addr, size_t len, struct weir_mem **mem)
 {
     struct wi_regcache_entry *entry;
-    if (!ctx->regcache_tried)
-        open_cache(ctx);
-    if (!ctx->regcache)
+    if (!keeps(ctx))
         return reg(ctx, addr, len, (void **)mem);
     weir_status status = wi_regcache_get(ctx->regcache, addr, len, &entry);
     if (status != WEIR_OK)
@@ -81,6 +87,16 @@ weir_status weir_mem_acquire(weir_ctx *ctx, void *addr, size_t len, weir_mem **m
         status = wi_mem_borrow(ctx, addr, len, mem);
     wi_ctx_unlock(ctx);
     return status;
+}
+
+bool wi_mem_acquire_kept(weir_ctx *ctx, const void *addr, size_t len, weir_mem **mem)
+{
+    if (len < WI_ACQUIRE_MIN)
+        return false;
+    wi_ctx_lock(ctx);
+    bool kept = keeps(ctx);
+    wi_ctx_unlock(ctx);
+    return kept && weir_mem_acquire(ctx, (void *)(uintptr_t)addr, len, mem) == WEIR_OK;
 }
 
 void weir_mem_release(weir_mem *mem)

@@ -1,6 +1,7 @@
 /*
- * Exports that end with who made them: communicators and clients of parameter servers hand out keys of their users' memory, and
- * take back these and no others, whatever else was exported of the same range.
+ * What communicators and clients of parameter servers do with their users' memory: they register it for a call where that
+ * saves copies, and hand out keys of it. Such exports end with who made them, and no others do, whatever else was exported
+ * of the same range.
  */
 #ifndef WI_TRANSPORT_LEND_H
 #define WI_TRANSPORT_LEND_H
@@ -8,6 +9,15 @@
 #include "core/list.h"
 
 #include <weir/transport.h>
+
+/* A buffer that is new in each call costs as much to register, and to tell peers, as it costs to copy so much. */
+#define WI_ACQUIRE_MIN ((size_t)256 << 10)
+
+/*
+ * weir_mem_acquire() where it is worth it: from WI_ACQUIRE_MIN on, and where registrations are kept for the next call. False:
+ * not so, or a limit is met, or the memory cannot be written to; then it is copied.
+ */
+bool wi_mem_acquire_kept(weir_ctx *ctx, const void *addr, size_t len, weir_mem **mem);
 
 /* What somebody has handed out. */
 struct wi_lender {

@@ -4,6 +4,7 @@
  */
 #include "collectives/comm.h"
 #include "job.h"
+#include "transport/context.h"
 
 #include <signal.h>
 #include <string.h>
@@ -312,14 +313,14 @@ static void case_unmapped(struct job *job)
         job->comm->peers[i].maps = false;
     }
     unmap_and_sum(job);
-    CHECK(job->ranks == 1 || some_borrowed(job) || job->comm->registrations == WI_NOT_KEPT);
+    CHECK(job->ranks == 1 || some_borrowed(job) || !job->ctx->regcache);
     case_large(job);
 }
 
 /* As over a transport that sends only from registered memory, and keeps no registrations, whatever this one can do. */
 static void case_staged(struct job *job)
 {
-    job->comm->registrations = WI_NOT_KEPT;
+    job->comm->copies = true;
     for (uint32_t i = 0; i < job->comm->peer_count; i++)
         job->comm->peers[i].max_inline = 200;
     case_large(job);

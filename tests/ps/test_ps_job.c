@@ -3,11 +3,13 @@
  * memory. The transport comes from the environment.
  */
 #include "rig.h"
+#include "ps/client.h"
 #include "transport/context.h"
 
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 
 #include <cmocka.h>
@@ -408,6 +410,46 @@ static void test_registered_anew(void **state)
     assert_true(scenario_run(&(struct scenario){1, 2, 0, registered_anew, NULL, -1}));
 }
 
+static float *map_at(void *where, size_t bytes)
+{
+    void *memory = mmap(where, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | (where ? MAP_FIXED : 0), -1, 0);
+    EXPECT(memory != MAP_FAILED);
+    return memory;
+}
+
+/* Ordinary memory that is unmapped and mapped anew at the same addresses, which registrations that are kept must notice. */
+static void unmapped(struct rank *rank)
+{
+    enum { COUNT = 80000, BYTES = COUNT * sizeof(float) };
+    weir_ps_table *table = open_table(rank, "t", COUNT, WEIR_PS_ASYNC);
+    float *gradient = map_at(NULL, BYTES), *weights = map_at(NULL, BYTES);
+    weir_mem_cache_attr attr;
+    for (unsigned round = 0; round < 12; round++) {
+        if (round % 3 == 2) {
+            munmap(gradient, BYTES);
+            munmap(weights, BYTES);
+            map_at(gradient, BYTES);
+            map_at(weights, BYTES);
+        }
+        for (int i = 0; i < COUNT; i++)
+            gradient[i] = (float)(i % 1000);
+        EXPECT_STATUS(WEIR_OK, weir_ps_push(table, gradient));
+        EXPECT_STATUS(WEIR_OK, weir_ps_push_pull(table, gradient, weights));
+        for (int i = 0; i < COUNT; i++)
+            EXPECT(weights[i] == -0.5f * (float)(i % 1000) * (float)(2 * round + 2));
+    }
+    weir_mem_cache_query(rank->ctx, &attr);
+    EXPECT(!rank->client->by_device || !rank->ctx->regcache || attr.hits > 0);
+    munmap(gradient, BYTES);
+    munmap(weights, BYTES);
+}
+
+static void test_unmapped(void **state)
+{
+    (void)state;
+    assert_true(scenario_run(&(struct scenario){1, 2, 0, unmapped, NULL, -1}));
+}
+
 /* Servers keep no right to the memory of a client that has left; what its user exported himself stays. */
 static void keys_returned(struct rank *rank)
 {
@@ -487,6 +529,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_two_threads_bsp), cmocka_unit_test(test_many_threads),
         cmocka_unit_test(test_shards),          cmocka_unit_test(test_registered_anew),
         cmocka_unit_test(test_keys_returned),   cmocka_unit_test(test_children),
+        cmocka_unit_test(test_unmapped),
     };
     slow = argc > 1 && strcmp(argv[1], "slow") == 0;
     if (slow)
