@@ -1,4 +1,5 @@
 /* WEIR_SECRET_FILE: who knows the secret works as before; who does not learns nothing, and stops nothing. */
+#include "../support/folder.h"
 #include "job.h"
 
 #include "bootstrap/secret.h"
@@ -18,7 +19,6 @@
 
 #include <cmocka.h>
 
-static char folder[] = "/tmp/weir-secret-XXXXXX";
 static char right_file[64], wrong_file[64];
 
 static const char *write_file(char path[64], const char *name, const char *content, size_t len, mode_t mode)
@@ -378,19 +378,11 @@ static void a_false_store_is_found_out(void **state)
 static int set_up(void **state)
 {
     (void)state;
-    if (!mkdtemp(folder))
+    if (folder_make() != 0)
         return -1;
     write_file(right_file, "right", "7f3a9c5e11d2b4860f", 18, 0600);
     write_file(wrong_file, "wrong", "7f3a9c5e11d2b4860e", 18, 0600);
     return 0;
-}
-
-static int tear_down(void **state)
-{
-    char command[96];
-    (void)state;
-    snprintf(command, sizeof(command), "rm -rf %s", folder);
-    return system(command) == 0 ? 0 : -1;
 }
 
 int main(void)
@@ -406,5 +398,5 @@ int main(void)
         cmocka_unit_test(crowds_stop_nothing),
         cmocka_unit_test(a_false_store_is_found_out),
     };
-    return cmocka_run_group_tests_name("bootstrap: secret", tests, set_up, tear_down);
+    return cmocka_run_group_tests_name("bootstrap: secret", tests, set_up, folder_remove);
 }

@@ -8,9 +8,10 @@
  * well or 10 s later; with TRAFFIC_LINGER set, when standard input ends. With TRAFFIC_ONE_WAY set rank 1 makes no
  * endpoint: it is a target alone.
  */
+#include "../support/descriptors.h"
+
 #include <weir/weir.h>
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <stdbool.h>
@@ -38,17 +39,6 @@ static void must(weir_status status, const char *what)
         return;
     printf("broken %s: %s: %s\n", what, weir_status_string(status), weir_last_error());
     exit(1);
-}
-
-static int descriptors(void)
-{
-    int count = 0;
-    DIR *folder = opendir("/proc/self/fd");
-    while (folder && readdir(folder))
-        count++;
-    if (folder)
-        closedir(folder);
-    return count;
 }
 
 /* True: there is a line on standard input, or its end; `*end` tells which. */

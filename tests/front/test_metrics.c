@@ -1,4 +1,6 @@
 /* Counters are exact, times are taken of all operations under a trace, and users' completions end as without them. */
+#include "../support/folder.h"
+
 #include <weir/weir.h>
 
 #include "core/clock.h"
@@ -13,8 +15,6 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-
-static char folder[] = "/tmp/weir-metrics-XXXXXX";
 
 /* ---- Histogram ---- */
 
@@ -194,19 +194,11 @@ static int set_up(void **state)
 {
     char path[64];
     (void)state;
-    if (!mkdtemp(folder))
+    if (folder_make() != 0)
         return -1;
     snprintf(path, sizeof(path), "%s/trace.json", folder);
     setenv("WEIR_TRACE", path, 1);
     return 0;
-}
-
-static int tear_down(void **state)
-{
-    char command[96];
-    (void)state;
-    snprintf(command, sizeof(command), "rm -rf %s", folder);
-    return system(command) == 0 ? 0 : -1;
 }
 
 int main(void)
@@ -218,5 +210,5 @@ int main(void)
         cmocka_unit_test(counters_are_exact),
         cmocka_unit_test(a_lost_peer_is_counted),
     };
-    return cmocka_run_group_tests_name("metrics", tests, set_up, tear_down);
+    return cmocka_run_group_tests_name("metrics", tests, set_up, folder_remove);
 }

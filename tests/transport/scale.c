@@ -9,9 +9,10 @@
  * Usage: weir run -n RANKS -- scale [--peers N] [--a-context N] [--factor X]
  * --factor 0: only the many, and no comparison, where the processor's time says nothing (an emulated one).
  */
+#include "../support/descriptors.h"
+
 #include <weir/weir.h>
 
-#include <dirent.h>
 #include <getopt.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -246,17 +247,6 @@ static long resident_kb(void)
     CHECK(statm && fscanf(statm, "%ld %ld", &pages_all, &pages_here) == 2);
     fclose(statm);
     return pages_here * (sysconf(_SC_PAGESIZE) / 1024);
-}
-
-static int descriptors(void)
-{
-    int count = 0;
-    DIR *folder = opendir("/proc/self/fd");
-    CHECK(folder);
-    while (readdir(folder))
-        count++;
-    closedir(folder);
-    return count;
 }
 
 static double idle_ns(weir_ctx *ctx)
