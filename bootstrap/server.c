@@ -1,8 +1,8 @@
 /*
  * One thread owns all of the server's state; epoll tells it what to do next, an eventfd tells it to end.
  *
- * A connection is a stranger until it has said HELLO and got a seat. Strangers are few (when one too many comes, the
- * oldest of the address that has most of them goes), have a bounded time and a bounded frame, and can do nothing:
+ * A connection is a stranger until it has said HELLO and got a seat. Strangers are few (when one too many comes, or no
+ * descriptor is left, the oldest of the address that has most of them goes), have a bounded time and a bounded frame, and can do nothing:
  * whatever they send does not disturb the job. Where the job has a secret, a stranger has to prove that it knows it before
  * its HELLO is listened to, and is told nothing of the job until then.
  */
@@ -24,9 +24,12 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define STRANGERS_MAX        128u
+#define STRANGERS_MIN        8u
+#define STRANGERS_SHARE      8u /* and this part of the process's descriptors: the job needs the others */
 #define STRANGER_PATIENCE_NS (5 * WI_NS_PER_S)
 #define STRANGER_FRAME_MAX   1024u
 #define ACCEPTS_PER_TURN     32
@@ -85,7 +88,7 @@ struct wi_boot_server {
     int seated; /* seats that were ever taken */
     int present;
     uint64_t join_until_ns;
-    unsigned refusals;
+    unsigned refusals, accept_failures;
     uint64_t listen_again_ns; /* 0: the listener is being watched */
     bool ending;
     uint64_t end_ns;
@@ -93,7 +96,7 @@ struct wi_boot_server {
     char failure_text[WI_WIRE_TEXT_MAX + 1];
 
     struct wi_link strangers;
-    size_t stranger_count;
+    size_t stranger_count, strangers_max;
     struct wi_link members;
     struct wi_link dirty;
     struct wi_link dead;
@@ -679,6 +682,16 @@ static struct connection *most_crowded(const struct wi_boot_server *server)
     return worst;
 }
 
+/* Few enough to leave the process descriptors for what it does. */
+static size_t strangers_max(void)
+{
+    struct rlimit limit;
+    size_t share = STRANGERS_MAX;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur / STRANGERS_SHARE < share)
+        share = (size_t)limit.rlim_cur / STRANGERS_SHARE;
+    return share > STRANGERS_MIN ? share : STRANGERS_MIN;
+}
+
 static void add_stranger(struct wi_boot_server *server, int fd)
 {
     char peer[WI_NET_ADDRESS];
@@ -699,7 +712,7 @@ static void add_stranger(struct wi_boot_server *server, int fd)
     wi_link_init(&connection->dirty);
     wi_link_init(&connection->waiters);
     wi_link_append(&server->strangers, &connection->link);
-    if (++server->stranger_count > STRANGERS_MAX)
+    if (++server->stranger_count > server->strangers_max)
         drop(server, most_crowded(server));
 }
 
@@ -715,11 +728,14 @@ static void on_joiners(struct wi_boot_server *server)
             continue;
         if (errno == EAGAIN || errno == EWOULDBLOCK)
             return;
-        /* No descriptors or memory: make room if a stranger holds some, and look again in a moment. */
-        wi_warn("the store cannot accept a connection: %s%s", strerror(errno),
-                errno == EMFILE ? "; raise the limit of open files (ulimit -n)" : "");
-        if (server->strangers.next != &server->strangers)
-            drop(server, OF_LINK(server->strangers.next));
+        /* No descriptors or memory: whoever crowds the store makes room, else look again in a moment. */
+        if (server->accept_failures++ < REFUSALS_TOLD)
+            wi_warn("the store cannot accept a connection: %s%s", strerror(errno),
+                    errno == EMFILE ? "; raise the limit of open files (ulimit -n)" : "");
+        if (server->stranger_count > 0) {
+            drop(server, most_crowded(server));
+            continue;
+        }
         watch_listener(server, false);
         server->listen_again_ns = wi_now_ns() + 100 * WI_NS_PER_MS;
         return;
@@ -878,6 +894,7 @@ weir_status wi_boot_server_create(const struct wi_boot_server_params *params, st
     server->loopback_only = params->loopback_only;
     server->secret = params->secret;
     server->timeout_ns = params->timeout_ns;
+    server->strangers_max = strangers_max();
     server->join_until_ns = UINT64_MAX;
     snprintf(server->job_id, sizeof(server->job_id), "%s", params->job_id);
     wi_link_init(&server->strangers);
@@ -892,7 +909,7 @@ weir_status wi_boot_server_create(const struct wi_boot_server_params *params, st
     if (status != WEIR_OK)
         goto fail;
     server->epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (!watch(server, server->listener, &server->listener) || !watch(server, server->wake, &server->wake)) {
+    if (server->epoll < 0 || !watch(server, server->listener, &server->listener) || !watch(server, server->wake, &server->wake)) {
         status = wi_error(WEIR_ERR_LIMIT, "rank 0 cannot serve the store: %s", strerror(errno));
         goto fail;
     }

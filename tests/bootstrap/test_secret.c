@@ -6,6 +6,7 @@
 #include "bootstrap/wire.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <setjmp.h>
@@ -112,9 +113,18 @@ static void the_proof_is_hmac_sha256(void **state)
 struct joiner {
     weir_boot_params params;
     const char *secret_file;
+    unsigned files; /* that rank 0 may open; 0: any number */
     weir_status status;
     const char *says;
 };
+
+static void allow_files(unsigned count)
+{
+    int lowest = dup(STDIN_FILENO);
+    rlim_t limit = (rlim_t)lowest + count;
+    close(lowest);
+    EXPECT(lowest >= 0 && setrlimit(RLIMIT_NOFILE, &(struct rlimit){limit, limit}) == 0);
+}
 
 static void join(int rank, void *arg)
 {
@@ -124,6 +134,8 @@ static void join(int rank, void *arg)
     params.rank = rank;
     setenv("WEIR_JOB_ID", "the-job-name", 1);
     setenv("WEIR_TIMEOUT", "20s", 1);
+    if (joiner->files && rank == 0)
+        allow_files(joiner->files);
     if (joiner->secret_file)
         setenv("WEIR_SECRET_FILE", joiner->secret_file, 1);
     EXPECT_STATUS(joiner->status, weir_boot_create(&params, &boot));
@@ -234,6 +246,38 @@ static void expect_refusal(int fd)
 static const struct wi_message stranger_hello = {
     .type = WI_WIRE_HELLO, .rank = 1, .world = 2, .timeout_ms = 1, .job = {"x", 1}, .host = {"y", 1}};
 
+/* Neither a length beyond all bounds, nor one that a member may announce, makes the store wait for more. */
+static void announce_much(int port)
+{
+    static const uint32_t lengths[] = {UINT32_MAX, INT32_MAX, WI_WIRE_BODY_MAX, 4096};
+    for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+        uint8_t frame[WI_WIRE_HEADER] = {'W', 'E', 'I', 'R', WI_WIRE_VERSION, WI_WIRE_GREET}, byte;
+        memcpy(frame + 8, &lengths[i], sizeof(lengths[i])); /* little-endian, as we are */
+        int fd = job_connect(port);
+        EXPECT(fd >= 0 && send(fd, frame, sizeof(frame), MSG_NOSIGNAL) == (ssize_t)sizeof(frame));
+        EXPECT(read_all(fd, &byte, 1) == 0);
+        close(fd);
+    }
+}
+
+/* Who says nothing, and who says it slowly, has its time: it does not get more of it by every byte. */
+static void stay(int rank, void *arg)
+{
+    int port = *(int *)arg, silent = job_connect(port), slow = job_connect(port);
+    uint8_t frame[256], nonce[WI_SECRET_NONCE] = {1}, byte;
+    struct wi_message greeting = {.type = WI_WIRE_GREET, .proof = {nonce, sizeof(nonce)}};
+    size_t len = wi_wire_encode(&greeting, frame, sizeof(frame)), sent = 0;
+    double until = job_now() + 30;
+    (void)rank;
+    EXPECT(silent >= 0 && slow >= 0);
+    while (sent < len && job_now() < until && send(slow, frame + sent, 1, MSG_NOSIGNAL) == 1) {
+        sent++;
+        poll(NULL, 0, 400);
+    }
+    EXPECT(sent < len);
+    EXPECT(recv(silent, &byte, 1, MSG_DONTWAIT) == 0 || errno == ECONNRESET);
+}
+
 static void attack(int rank, void *arg)
 {
     int port = *(int *)arg, fd;
@@ -272,6 +316,7 @@ static void attack(int rank, void *arg)
         EXPECT(read_all(fd, bytes, sizeof(bytes)) == 0);
         close(fd);
     }
+    announce_much(port);
 }
 
 static void strangers_learn_nothing(void **state)
@@ -279,8 +324,9 @@ static void strangers_learn_nothing(void **state)
     int port = job_port();
     struct joiner good = joiner_of(2, port, right_file);
     (void)state;
-    pid_t zero = job_start(0, join, &good);
+    pid_t zero = job_start(0, join, &good), patient = job_start(-1, stay, &port);
     assert_int_equal(job_wait(job_start(-1, attack, &port)), 0);
+    assert_int_equal(job_wait(patient), 0);
     pid_t one = job_start(1, join, &good);
     assert_int_equal(job_wait(zero), 0);
     assert_int_equal(job_wait(one), 0);
@@ -322,12 +368,13 @@ static void join_slowly(int rank, void *arg)
     EXPECT(recv(fd, byte, sizeof(byte), MSG_WAITALL) == sizeof(byte) && byte[5] == WI_WIRE_PROVEN);
 }
 
-static void crowds_stop_nothing(void **state)
+/* A job of four that come while the store is crowded. */
+static void join_through_crowd(unsigned files)
 {
     int port = job_port();
     struct joiner good = joiner_of(4, port, right_file);
     pid_t ranks[4];
-    (void)state;
+    good.files = files;
     ranks[0] = job_start(0, join, &good);
     pid_t attacker = job_start(-1, crowd, &port);
     poll(NULL, 0, 100);
@@ -338,6 +385,20 @@ static void crowds_stop_nothing(void **state)
         assert_int_equal(job_wait(ranks[rank]), 0);
     kill(attacker, SIGKILL);
     job_wait(attacker);
+}
+
+static void crowds_stop_nothing(void **state)
+{
+    (void)state;
+    join_through_crowd(0);
+}
+
+/* With a limit that leaves room for a few strangers, or for fewer than are let in: who crowds then makes room for those beside. */
+static void crowds_take_no_descriptors(void **state)
+{
+    (void)state;
+    for (unsigned files = 24; files >= 16; files -= 8)
+        join_through_crowd(files);
 }
 
 /* ---- a false store ---- */
@@ -396,6 +457,7 @@ int main(void)
         cmocka_unit_test(a_store_without_secret_is_told_apart),
         cmocka_unit_test(strangers_learn_nothing),
         cmocka_unit_test(crowds_stop_nothing),
+        cmocka_unit_test(crowds_take_no_descriptors),
         cmocka_unit_test(a_false_store_is_found_out),
     };
     return cmocka_run_group_tests_name("bootstrap: secret", tests, set_up, folder_remove);

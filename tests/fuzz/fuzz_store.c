@@ -220,6 +220,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                       .join_until_ns = UINT64_MAX};
     server->seats = calloc(3, sizeof(*server->seats));
     wi_link_init(&server->strangers);
+    server->strangers_max = STRANGERS_MAX;
     wi_link_init(&server->members);
     wi_link_init(&server->dirty);
     wi_link_init(&server->dead);
