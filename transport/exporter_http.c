@@ -14,7 +14,8 @@
 #include <signal.h>
 #include <stdio.h>
 
-enum { CLIENTS_MAX = 16, CLIENT_PATIENCE_S = 5 };
+/* Few of each address, so that who holds connections keeps no other one from its own. */
+enum { CLIENTS_MAX = 64, CLIENTS_OF_ADDRESS = 4, CLIENT_PATIENCE_S = 5 };
 
 struct wi_http {
     struct MHD_Daemon *daemon;
@@ -92,8 +93,9 @@ static struct MHD_Daemon *start_daemon(const struct weir_ctx *ctx, const struct 
     pthread_sigmask(SIG_BLOCK, &all, &before); /* signals are the program's business */
     struct MHD_Daemon *daemon =
         MHD_start_daemon(flags, 0, NULL, NULL, on_request, (void *)(uintptr_t)ctx, MHD_OPTION_SOCK_ADDR, address,
-                         MHD_OPTION_CONNECTION_LIMIT, (unsigned)CLIENTS_MAX, MHD_OPTION_CONNECTION_TIMEOUT,
-                         (unsigned)CLIENT_PATIENCE_S, MHD_OPTION_END);
+                         MHD_OPTION_CONNECTION_LIMIT, (unsigned)CLIENTS_MAX, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
+                         (unsigned)CLIENTS_OF_ADDRESS, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)CLIENT_PATIENCE_S,
+                         MHD_OPTION_END);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return daemon;
 }

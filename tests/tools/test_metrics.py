@@ -140,6 +140,21 @@ class Metrics(unittest.TestCase):
             self.assertRegex(seen.stdout, r"0\s+1\s+shm\s+[\d.]+[KM]\s+[\d.]+[MGT]\s+0\s+0")
             self.assertRegex(seen.stdout, r"put [\d.]+ us [\d.]+ us;")
 
+    def test_who_holds_connections_keeps_no_other_address_from_its_own(self):
+        port = free_ports(2)
+        with Job(self.folder, 100000000, WEIR_METRICS_LISTEN=str(port)) as job:
+            until(lambda: "shm" in top("--once", f"{port}").stdout)
+            held = [socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0)) for _ in range(100)]
+            for one in held:
+                try:
+                    one.sendall(b"GET /me")
+                except OSError:  # turned away already
+                    pass
+            self.assertRegex(http(port, b"GET /metrics HTTP/1.0\r\n\r\n"), r"^HTTP/1.[01] 200")
+            self.assertIsNone(job.process.poll())
+            for one in held:
+                one.close()
+
     def test_a_port_in_use_is_told_and_stops_nobody(self):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -148,7 +163,7 @@ class Metrics(unittest.TestCase):
                 _, errors = job.process.communicate(timeout=60)
                 self.assertEqual(job.process.returncode, 0, errors)
         self.assertIn("cannot listen", errors)
-        for wrong in ("nonsense", "1.2.3:80", "70000", "[::1]x:1", "-5"):
+        for wrong in ("nonsense", "1.2.3:80", "70000", "[::1]x:1", "-5", " 9400", "+9400"):
             with Job(self.folder, 100, WEIR_METRICS_LISTEN=wrong) as job:
                 _, errors = job.process.communicate(timeout=60)
                 self.assertEqual(job.process.returncode, 0, errors)

@@ -1,0 +1,130 @@
+/*
+ * Strangers at the ports that a context listens on: they connect many times and then say nothing, a byte, or much that is
+ * no protocol, and stay. Whoever belongs to the job connects beside them, and what is connected goes on. (UCX keeps whoever
+ * connects, so this holds while the process has descriptors left.)
+ */
+#include "harness.h"
+#include "suite.h"
+
+#include <arpa/inet.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include <cmocka.h>
+
+enum { TARGET, FRIEND, LATE, ATTACKER, RANKS, PORTS = 8, HELD = 120, LEN = 1000 };
+
+/* Ports of this process's listeners. */
+static void publish_ports(struct rank *r)
+{
+    int count = 0;
+    for (int fd = 0; fd < 1024 && count < PORTS; fd++) {
+        struct sockaddr_storage address;
+        socklen_t len = sizeof(address), size = sizeof(int);
+        int listens = 0;
+        if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens &&
+            getsockname(fd, (struct sockaddr *)&address, &len) == 0 && address.ss_family != AF_UNIX)
+            r->board->number[TARGET][count++] = ntohs(((struct sockaddr_in *)(void *)&address)->sin_port);
+    }
+    CHECK(count > 0);
+}
+
+static void knock(struct rank *r, uint16_t port, int number)
+{
+    static const char words[2000] = "GET / HTTP/1.1\r\n";
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    CHECK(fd >= 0);
+    (void)connect(fd, (struct sockaddr *)&to, sizeof(to));
+    sleep_us(500);
+    if (number % 3 > 0)
+        (void)send(fd, words, number % 3 == 1 ? 1 : sizeof(words), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static void attack(struct rank *r)
+{
+    barrier(r);
+    barrier(r); /* the friend is connected */
+    for (int i = 0; i < PORTS && r->board->number[TARGET][i]; i++)
+        for (int number = 0; number < HELD; number++)
+            knock(r, (uint16_t)r->board->number[TARGET][i], number);
+    barrier(r);
+    barrier(r); /* all is written */
+}
+
+/* Writes its part of the target's memory, and sees that it came. */
+static void write_part(struct rank *r, struct area *local, weir_rkey *key, uint64_t addr, unsigned seed)
+{
+    weir_comp comp = WEIR_COMP_INIT;
+    pattern_fill(local->ptr, LEN, seed);
+    CHECK_OK(weir_put(r->ep[TARGET], local->ptr, local->mem, LEN, addr + (uint64_t)r->rank * LEN, key, &comp));
+    CHECK_OK(weir_wait(r->ctx, &comp, -1));
+    flush(r, r->ep[TARGET]);
+}
+
+static void visit(struct rank *r)
+{
+    struct area local;
+    uint64_t addr;
+    rank_open(r, 0);
+    area_make(r, &local, LEN, true);
+    barrier(r);
+    if (r->rank == FRIEND)
+        rank_connect(r, TARGET);
+    barrier(r);
+    barrier(r); /* the strangers are there */
+    if (r->rank == LATE)
+        rank_connect(r, TARGET);
+    weir_rkey *key = import(r, TARGET, 0, &addr);
+    write_part(r, &local, key, addr, (unsigned)r->rank);
+    barrier(r);
+    weir_rkey_destroy(key);
+    weir_ep_close(r->ep[TARGET]);
+    weir_pool_destroy(r->pool);
+    weir_ctx_destroy(r->ctx);
+}
+
+static void be_target(struct rank *r)
+{
+    struct area area;
+    rank_open(r, 0);
+    area_make(r, &area, RANKS * LEN, true);
+    publish(r, 0, area.mem, area.ptr, area.len);
+    publish_ports(r);
+    barrier(r);
+    barrier(r);
+    barrier(r);
+    barrier(r);
+    for (int rank = FRIEND; rank <= LATE; rank++)
+        CHECK(pattern_differs(area.ptr + rank * LEN, LEN, (unsigned)rank) == LEN);
+    weir_pool_destroy(r->pool);
+    weir_ctx_destroy(r->ctx);
+}
+
+static void body(struct rank *r)
+{
+    if (r->rank == TARGET)
+        be_target(r);
+    else if (r->rank == ATTACKER)
+        attack(r);
+    else
+        visit(r);
+}
+
+static void test_strangers(void **state)
+{
+    (void)state;
+    job_run(&(struct job){.count = RANKS, .body = body, .timeout = "20s"});
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_strangers),
+    };
+    if (!suite_may_run(argc, argv))
+        return 77;
+    return cmocka_run_group_tests_name(transport_name(), tests, NULL, NULL);
+}
