@@ -1,7 +1,6 @@
 /*
  * All-gather and barrier over the store: each rank brings its piece, which the store keeps under "NAME/RANK" too, and gets
- * all of them together when the last one has come. A barrier gathers nothing: the store counts who has come. Only when some
- * do not come is each asked for by its name, to name them.
+ * all of them together when the last one has come. A barrier gathers nothing. When some do not come the store says who.
  */
 #include <weir/bootstrap.h>
 
@@ -23,8 +22,7 @@ struct gather {
     int me; /* index of this rank */
     size_t len;
     uint8_t *all;
-    bool *here;   /* by index: has its piece come? */
-    int *indices; /* by request: whose piece it asks for */
+    bool *here; /* by index: has its piece come? */
 };
 
 static int rank_at(const struct gather *gather, int index)
@@ -86,60 +84,47 @@ static weir_status on_pieces(struct wi_call *call, uint32_t request, const struc
 {
     struct gather *gather = call->arg;
     struct wi_span left = answer->value, piece;
-    weir_status status = answer->type == WI_WIRE_PIECES ? WEIR_OK : WEIR_ERR_PROTOCOL;
+    bool good = answer->type == WI_WIRE_PIECES || gather->len == 0;
+    weir_status status = WEIR_OK;
     (void)request;
-    for (uint32_t index = answer->rank; left.len > 0 && status == WEIR_OK; index++) {
-        bool good = index < (uint32_t)gather->n && wi_wire_next_piece(&left, &piece);
-        status = good ? take(gather, (int)index, piece) : WEIR_ERR_PROTOCOL;
+    for (uint32_t index = answer->rank; answer->type == WI_WIRE_PIECES && left.len > 0 && good && status == WEIR_OK; index++) {
+        good = index < (uint32_t)gather->n && wi_wire_next_piece(&left, &piece);
+        if (good)
+            status = take(gather, (int)index, piece);
     }
-    if (status == WEIR_OK && answer->status != WEIR_ERR_AGAIN && !all_are_here(gather))
-        status = WEIR_ERR_PROTOCOL;
-    return status != WEIR_ERR_PROTOCOL
-               ? status
-               : wi_error(status, "'%s': the store answers with something that cannot be right", gather->name);
-}
-
-static weir_status on_piece(struct wi_call *call, uint32_t request, const struct wi_message *answer)
-{
-    struct gather *gather = call->arg;
-    return take(gather, gather->indices[request], answer->value);
-}
-
-/* Asks for the piece of each that is not here. */
-static void ask(struct weir_boot *boot, struct wi_call *call, struct gather *gather)
-{
-    char key[WEIR_BOOT_KEY_MAX + 1];
-    for (int i = 0; i < gather->n; i++) {
-        if (gather->here[i])
-            continue;
-        snprintf(key, sizeof(key), "%s/%d", gather->name, rank_at(gather, i));
-        struct wi_message get = {.type = WI_WIRE_GET, .key = wi_span_text(key)};
-        gather->indices[call->count] = i;
-        wi_client_add(&boot->client, call, &get);
-    }
+    if (status == WEIR_OK && gather->len > 0 && answer->status != WEIR_ERR_AGAIN)
+        good = good && all_are_here(gather);
+    return good ? status
+                : wi_error(WEIR_ERR_PROTOCOL, "'%s': the store answers with something that cannot be right", gather->name);
 }
 
 /* Names who has not come. */
-static weir_status say_missing(const struct gather *gather)
+static weir_status on_absent(struct wi_call *call, uint32_t request, const struct wi_message *answer)
 {
-    char list[256];
+    const struct gather *gather = call->arg;
+    const uint8_t *numbers = answer->value.data;
+    char list[256] = "";
     size_t used = 0;
-    for (int i = 0; i < gather->n; i++) {
-        if (gather->here[i])
+    (void)request;
+    for (size_t at = 0; at + 4 <= answer->value.len; at += 4) {
+        uint32_t index = wi_wire_load32(numbers + at);
+        if (index >= (uint32_t)gather->n)
             continue;
         if (used + 24 > sizeof(list)) {
             snprintf(list + used, sizeof(list) - used, ", ...");
             break;
         }
-        used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%d", used ? ", " : "", rank_at(gather, i));
+        used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%d", used ? ", " : "", rank_at(gather, (int)index));
     }
+    if (used == 0)
+        return wi_error(WEIR_ERR_TIMEOUT, "'%s': the last rank came as WEIR_TIMEOUT passed", gather->name);
     return wi_error(WEIR_ERR_TIMEOUT, "'%s': rank %s did not come within WEIR_TIMEOUT", gather->name, list);
 }
 
 static weir_status explain(const struct gather *gather, weir_status status)
 {
     if (status == WEIR_ERR_TIMEOUT)
-        return say_missing(gather);
+        return wi_error(status, "'%s': not all ranks came within WEIR_TIMEOUT, and the store does not say who", gather->name);
     if (status == WEIR_ERR_MISMATCH)
         return wi_error(status, "'%s' was used before: a name is used once in a job", gather->name);
     return status == WEIR_OK
@@ -165,17 +150,17 @@ static uint32_t crc_of_group(const struct gather *gather)
     return crc;
 }
 
-/* Asks who has come. `call` is over: it has run out of time. */
-static weir_status find_missing(struct weir_boot *boot, struct gather *gather, uint64_t deadline_ns)
+/* Asks who has not come to a meeting that has run out of time. */
+static weir_status find_absent(struct weir_boot *boot, struct gather *gather, const char *meeting, uint64_t deadline_ns)
 {
-    struct wi_call call = {.on_answer = on_piece, .arg = gather};
+    struct wi_call call = {.on_answer = on_absent, .arg = gather};
+    struct wi_message message = {.type = WI_WIRE_ABSENT, .text = wi_span_text(meeting)};
     wi_client_begin(&boot->client, &call);
-    ask(boot, &call, gather);
+    wi_client_add(&boot->client, &call, &message);
     weir_status status = wi_client_finish(&boot->client, &call, deadline_ns);
-    return call.explained ? status : explain(gather, status); /* WEIR_OK: the last one has come just now */
+    return call.explained ? status : explain(gather, status);
 }
 
-/* `mine`: this rank's piece, NULL: a barrier. */
 static weir_status meet(struct weir_boot *boot, struct gather *gather, const void *mine)
 {
     char key[WEIR_BOOT_KEY_MAX + 1], meeting[WEIR_BOOT_KEY_MAX + 32];
@@ -183,19 +168,19 @@ static weir_status meet(struct weir_boot *boot, struct gather *gather, const voi
     uint64_t left_to_ask_ns = boot->timeout_ns / 5 < WI_NS_PER_S ? boot->timeout_ns / 5 : WI_NS_PER_S;
     snprintf(key, sizeof(key), "%s/%d", gather->name, boot->rank);
     snprintf(meeting, sizeof(meeting), "%s %d %08x", gather->name, gather->n, crc_of_group(gather));
-    struct wi_call call = {.on_answer = mine ? on_pieces : NULL, .arg = gather};
-    struct wi_message message = {.type = mine ? WI_WIRE_GATHER : WI_WIRE_MEET,
+    struct wi_call call = {.on_answer = on_pieces, .arg = gather};
+    struct wi_message message = {.type = WI_WIRE_MEET,
                                  .rank = (uint32_t)gather->me,
                                  .world = (uint32_t)gather->n,
                                  .key = wi_span_text(key),
-                                 .value = mine ? (struct wi_span){mine, gather->len} : wi_span_text(meeting),
+                                 .value = {mine, gather->len},
                                  .text = wi_span_text(meeting)};
     wi_client_begin(&boot->client, &call);
     wi_client_add(&boot->client, &call, &message);
     weir_status status = wi_client_finish(&boot->client, &call, deadline_ns - left_to_ask_ns);
     if (call.explained)
         return status;
-    return status == WEIR_ERR_TIMEOUT ? find_missing(boot, gather, deadline_ns) : explain(gather, status);
+    return status == WEIR_ERR_TIMEOUT ? find_absent(boot, gather, meeting, deadline_ns) : explain(gather, status);
 }
 
 static weir_status run(struct weir_boot *boot, struct gather *gather, const void *mine)
@@ -212,15 +197,8 @@ static weir_status run(struct weir_boot *boot, struct gather *gather, const void
         return gather_alone(boot, gather, mine);
 
     gather->here = calloc((size_t)gather->n, sizeof(*gather->here));
-    gather->indices = calloc((size_t)gather->n, sizeof(*gather->indices));
-    if (!gather->here || !gather->indices) {
-        status = explain(gather, WEIR_ERR_NO_MEMORY);
-    } else {
-        gather->here[gather->me] = true;
-        status = meet(boot, gather, mine);
-    }
+    status = gather->here ? meet(boot, gather, mine) : explain(gather, WEIR_ERR_NO_MEMORY);
     free(gather->here);
-    free(gather->indices);
     return status;
 }
 

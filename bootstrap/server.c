@@ -465,21 +465,6 @@ static void on_put(struct wi_boot_server *server, struct connection *connection,
         tell_waiters(server, &server->store, message->key, message->value);
 }
 
-/* A barrier takes a frame of each rank, and one to it, whatever their number. */
-static void on_meet(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
-{
-    weir_status status = wi_store_put(&server->store, message->key, (struct wi_span){"", 0});
-    if (status == WEIR_OK) {
-        tell_waiters(server, &server->store, message->key, (struct wi_span){"", 0}); /* who looks for those missing */
-        status = wi_store_meet(&server->meetings, message->value, message->world, connection, &connection->waiters,
-                               message->request);
-    }
-    if (status == WEIR_OK)
-        tell_waiters(server, &server->meetings, message->value, (struct wi_span){"", 0});
-    else if (status != WEIR_ERR_AGAIN)
-        tell_status(server, connection, WI_WIRE_ACK, message->request, status, "");
-}
-
 static void on_append(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
 {
     char key[WEIR_BOOT_KEY_MAX + 1];
@@ -489,14 +474,27 @@ static void on_append(struct wi_boot_server *server, struct connection *connecti
         tell_waiters(server, &server->store, wi_span_text(key), message->value);
 }
 
-/* All have brought their pieces: who still waits gets them. */
-static void hand_out(struct wi_boot_server *server, struct wi_span gathering, uint32_t count)
+static bool all_empty(const struct wi_span *pieces, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (pieces[i].len > 0)
+            return false;
+    return true;
+}
+
+/* All have come: who still waits gets the pieces. */
+static void hand_out(struct wi_boot_server *server, struct wi_span meeting)
 {
     void *owner;
-    uint32_t request;
-    while (wi_store_next_waiter(&server->meetings, gathering, &owner, &request)) {
+    uint32_t request, count;
+    const struct wi_span *pieces = wi_store_pieces(&server->meetings, meeting, &count);
+    if (all_empty(pieces, count)) {
+        tell_waiters(server, &server->meetings, meeting, (struct wi_span){"", 0});
+        return;
+    }
+    while (wi_store_next_waiter(&server->meetings, meeting, &owner, &request)) {
         struct connection *connection = owner;
-        connection->pieces = wi_store_pieces(&server->meetings, gathering);
+        connection->pieces = pieces;
         connection->piece_count = count;
         connection->piece_next = 0;
         connection->gather = request;
@@ -505,23 +503,39 @@ static void hand_out(struct wi_boot_server *server, struct wi_span gathering, ui
     }
 }
 
-/* A frame of each rank, and to each but the frames that all pieces together fill. */
-static void on_gather(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
+/* A frame of each rank, and to each but the frames that all pieces together fill; a barrier has none. */
+static void on_meet(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
 {
     struct wi_span piece;
     weir_status status = message->world <= (uint32_t)server->world ? WEIR_OK : WEIR_ERR_PROTOCOL;
     if (status == WEIR_OK)
         status = wi_store_put(&server->store, message->key, message->value);
     if (status == WEIR_OK) {
-        tell_waiters(server, &server->store, message->key, message->value); /* who looks for those missing */
+        tell_waiters(server, &server->store, message->key, message->value);
         wi_store_get(&server->store, message->key, &piece);
-        status = wi_store_bring(&server->meetings, message->text, message->rank, message->world, piece, connection,
-                                &connection->waiters, message->request);
+        status = wi_store_meet(&server->meetings, message->text, message->rank, message->world, piece, connection,
+                               &connection->waiters, message->request);
     }
     if (status == WEIR_OK)
-        hand_out(server, message->text, message->world);
+        hand_out(server, message->text);
     else if (status != WEIR_ERR_AGAIN)
         tell_status(server, connection, WI_WIRE_ACK, message->request, status, "");
+}
+
+static void on_absent(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
+{
+    uint8_t numbers[4 * WI_WIRE_ABSENT_MAX];
+    uint32_t count;
+    size_t len = 0;
+    const struct wi_span *pieces = wi_store_pieces(&server->meetings, message->text, &count);
+    for (uint32_t i = 0; pieces && i < count && len < sizeof(numbers); i++) {
+        if (pieces[i].data)
+            continue;
+        wi_wire_store32(numbers + len, i);
+        len += 4;
+    }
+    tell(server, connection,
+         &(struct wi_message){.type = WI_WIRE_VALUE, .request = message->request, .value = {numbers, len}});
 }
 
 static void on_get(struct wi_boot_server *server, struct connection *connection, const struct wi_message *message)
@@ -590,8 +604,8 @@ static bool on_message(struct wi_boot_server *server, struct connection *connect
     case WI_WIRE_MEET:
         on_meet(server, connection, message);
         return true;
-    case WI_WIRE_GATHER:
-        on_gather(server, connection, message);
+    case WI_WIRE_ABSENT:
+        on_absent(server, connection, message);
         return true;
     case WI_WIRE_APPEND:
         on_append(server, connection, message);

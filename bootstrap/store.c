@@ -12,7 +12,7 @@ struct wi_store_entry {
     uint32_t met;    /* to a meeting so many have come */
     uint32_t number; /* of a queue: the one that is tried first */
     uint32_t piece_count;
-    struct wi_span *pieces; /* of a gathering, else NULL */
+    struct wi_span *pieces; /* of a meeting, else NULL */
     void *value; /* NULL: only waited for as yet */
     size_t value_len;
     size_t key_len;
@@ -164,31 +164,19 @@ weir_status wi_store_wait(struct wi_store *store, struct wi_span key, void *owne
     return WEIR_OK;
 }
 
-weir_status wi_store_meet(struct wi_store *store, struct wi_span key, uint32_t count, void *owner,
-                          struct wi_link *waiters, uint32_t request)
-{
-    const struct wi_store_entry *entry = find(store, key);
-    if (entry && entry->pieces)
-        return WEIR_ERR_MISMATCH;
-    weir_status status = wi_store_wait(store, key, owner, waiters, request);
-    if (status != WEIR_OK)
-        return status;
-    return ++find(store, key)->met == count ? WEIR_OK : WEIR_ERR_AGAIN;
-}
-
-weir_status wi_store_bring(struct wi_store *store, struct wi_span key, uint32_t index, uint32_t count,
-                           struct wi_span piece, void *owner, struct wi_link *waiters, uint32_t request)
+weir_status wi_store_meet(struct wi_store *store, struct wi_span key, uint32_t index, uint32_t count, struct wi_span piece,
+                          void *owner, struct wi_link *waiters, uint32_t request)
 {
     struct wi_store_entry *entry = find_or_add(store, key);
     if (!entry)
         return WEIR_ERR_NO_MEMORY;
-    if (entry->met == 0 && !entry->pieces) {
+    if (!entry->pieces) {
         entry->pieces = calloc(count, sizeof(*entry->pieces));
         entry->piece_count = count;
         if (!entry->pieces)
             return WEIR_ERR_NO_MEMORY;
     }
-    if (!entry->pieces || entry->piece_count != count || index >= count || entry->pieces[index].data)
+    if (entry->piece_count != count || index >= count || entry->pieces[index].data)
         return WEIR_ERR_MISMATCH;
     weir_status status = wi_store_wait(store, key, owner, waiters, request);
     if (status != WEIR_OK)
@@ -197,9 +185,11 @@ weir_status wi_store_bring(struct wi_store *store, struct wi_span key, uint32_t 
     return ++entry->met == count ? WEIR_OK : WEIR_ERR_AGAIN;
 }
 
-const struct wi_span *wi_store_pieces(const struct wi_store *store, struct wi_span key)
+const struct wi_span *wi_store_pieces(const struct wi_store *store, struct wi_span key, uint32_t *count)
 {
-    return find(store, key)->pieces;
+    const struct wi_store_entry *entry = find(store, key);
+    *count = entry ? entry->piece_count : 0;
+    return entry ? entry->pieces : NULL;
 }
 
 weir_status wi_store_append(struct wi_store *store, struct wi_span queue, struct wi_span value,

@@ -48,21 +48,16 @@ weir_status wi_store_wait(struct wi_store *store, struct wi_span key, void *owne
                           uint32_t request);
 
 /*
- * Counts one more who has come to the meeting that the key names, of `count`, and adds it to the waiters; WEIR_OK: all have
- * come. WEIR_ERR_AGAIN: not all. Meetings are kept in a store of their own, which has no values.
+ * One more has come to the meeting that the key names, of `count`, with a piece, its number `index`, whose bytes must live as long
+ * as the store. Adds it to the waiters; WEIR_OK: all have come; WEIR_ERR_AGAIN: not all. Meetings are kept in a store of their
+ * own, which has no values. Errors: WEIR_ERR_MISMATCH (there is such a piece already, or the others are of another number),
+ * WEIR_ERR_NO_MEMORY.
  */
-weir_status wi_store_meet(struct wi_store *store, struct wi_span key, uint32_t count, void *owner,
-                          struct wi_link *waiters, uint32_t request);
+weir_status wi_store_meet(struct wi_store *store, struct wi_span key, uint32_t index, uint32_t count, struct wi_span piece,
+                          void *owner, struct wi_link *waiters, uint32_t request);
 
-/*
- * The same where each brings a piece, number `index` of `count`; its bytes must live as long as the store.
- * WEIR_ERR_MISMATCH: there is such a piece already, or the others have come for something else.
- */
-weir_status wi_store_bring(struct wi_store *store, struct wi_span key, uint32_t index, uint32_t count,
-                           struct wi_span piece, void *owner, struct wi_link *waiters, uint32_t request);
-
-/* The pieces that all have brought, valid until fini. */
-const struct wi_span *wi_store_pieces(const struct wi_store *store, struct wi_span key);
+/* The pieces of a meeting, by number; without data: it has not come. NULL: there is no such meeting. Valid until fini. */
+const struct wi_span *wi_store_pieces(const struct wi_store *store, struct wi_span key, uint32_t *count);
 
 /*
  * Stores a copy of the value under the first of the keys QUEUE/0, QUEUE/1, ... that has none, in time that does not grow

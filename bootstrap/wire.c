@@ -19,9 +19,9 @@ static const uint8_t layouts[WI_WIRE_TYPES][8] = {
     [WI_WIRE_CHALLENGE] = {PROOF},
     [WI_WIRE_PROOF] = {PROOF},
     [WI_WIRE_PROVEN] = {PROOF},
-    [WI_WIRE_MEET] = {REQUEST, WORLD, KEY, VALUE},
-    [WI_WIRE_GATHER] = {REQUEST, RANK, WORLD, KEY, VALUE, TEXT},
+    [WI_WIRE_MEET] = {REQUEST, RANK, WORLD, KEY, VALUE, TEXT},
     [WI_WIRE_PIECES] = {REQUEST, STATUS, RANK, PIECES},
+    [WI_WIRE_ABSENT] = {REQUEST, TEXT},
     [WI_WIRE_APPEND] = {REQUEST, KEY, VALUE},
 };
 
@@ -48,13 +48,15 @@ static const struct {
 
 static const uint8_t magic[] = {'W', 'E', 'I', 'R'};
 
-static uint32_t load32(const uint8_t *bytes)
+uint32_t wi_wire_load32(const void *from)
 {
+    const uint8_t *bytes = from;
     return (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
 }
 
-static void store32(uint8_t *bytes, uint32_t value)
+void wi_wire_store32(void *to, uint32_t value)
 {
+    uint8_t *bytes = to;
     for (int i = 0; i < 4; i++)
         bytes[i] = (uint8_t)(value >> (8 * i));
 }
@@ -68,7 +70,7 @@ static enum wi_wire_result decode_header(const uint8_t *bytes, size_t len, size_
         return WI_WIRE_OTHER;
     if (len < WI_WIRE_HEADER)
         return WI_WIRE_MORE;
-    uint32_t body = load32(bytes + 8);
+    uint32_t body = wi_wire_load32(bytes + 8);
     if (bytes[5] == 0 || bytes[5] >= WI_WIRE_TYPES || bytes[6] != 0 || bytes[7] != 0 || body > WI_WIRE_BODY_MAX)
         return WI_WIRE_DAMAGED;
     *frame_len += body;
@@ -81,7 +83,7 @@ static bool decode_body(const uint8_t *body, size_t len, struct wi_message *mess
         void *target = (char *)message + fields[*field].offset;
         if (len < 4)
             return false;
-        uint32_t number = load32(body);
+        uint32_t number = wi_wire_load32(body);
         body += 4;
         len -= 4;
         if (fields[*field].max == 0) {
@@ -133,7 +135,7 @@ size_t wi_wire_encode(const struct wi_message *message, void *bytes, size_t room
     at[4] = WI_WIRE_VERSION;
     at[5] = (uint8_t)message->type;
     at[6] = at[7] = 0;
-    store32(at + 8, (uint32_t)(size - WI_WIRE_HEADER));
+    wi_wire_store32(at + 8, (uint32_t)(size - WI_WIRE_HEADER));
     at += WI_WIRE_HEADER;
     for (const uint8_t *field = layouts[message->type]; *field != END; field++) {
         const char *source = (const char *)message + fields[*field].offset;
@@ -145,7 +147,7 @@ size_t wi_wire_encode(const struct wi_message *message, void *bytes, size_t room
             memcpy(&span, source, sizeof(span));
             number = (uint32_t)span.len;
         }
-        store32(at, number);
+        wi_wire_store32(at, number);
         at += 4;
         if (span.len > 0)
             memcpy(at, span.data, span.len);
@@ -156,7 +158,7 @@ size_t wi_wire_encode(const struct wi_message *message, void *bytes, size_t room
 
 size_t wi_wire_piece(struct wi_span piece, void *bytes)
 {
-    store32(bytes, (uint32_t)piece.len);
+    wi_wire_store32(bytes, (uint32_t)piece.len);
     if (piece.len > 0)
         memcpy((uint8_t *)bytes + 4, piece.data, piece.len);
     return 4 + piece.len;
@@ -165,7 +167,7 @@ size_t wi_wire_piece(struct wi_span piece, void *bytes)
 bool wi_wire_next_piece(struct wi_span *pieces, struct wi_span *piece)
 {
     const uint8_t *bytes = pieces->data;
-    uint32_t len = pieces->len >= 4 ? load32(bytes) : 0;
+    uint32_t len = pieces->len >= 4 ? wi_wire_load32(bytes) : 0;
     if (pieces->len < 4 || len > pieces->len - 4)
         return false;
     *piece = (struct wi_span){bytes + 4, len};

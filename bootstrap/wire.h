@@ -24,6 +24,8 @@
 #define WI_WIRE_BODY_MAX  (WEIR_BOOT_VALUE_MAX + 1536u)
 #define WI_WIRE_FRAME_MAX (WI_WIRE_HEADER + WI_WIRE_BODY_MAX)
 
+enum { WI_WIRE_ABSENT_MAX = 64 };
+
 enum wi_wire_type {
     WI_WIRE_HELLO = 1,   /* to the store, first: rank world servers pid timeout_ms job host */
     WI_WIRE_WELCOME = 2, /* to a rank: all are there; text: the address by which others reach its host, or empty */
@@ -42,13 +44,14 @@ enum wi_wire_type {
     WI_WIRE_CHALLENGE = 14, /* to the joiner: nonce */
     WI_WIRE_PROOF = 15,     /* to the store: proof */
     WI_WIRE_PROVEN = 16,    /* to the joiner: proof of the store */
-    WI_WIRE_MEET = 17,      /* to the store: request world key value: PUT of nothing, and answered by an empty VALUE as soon
-                             * as `world` ranks have come to the meeting that the value names; or by ACK as PUT is */
-    WI_WIRE_GATHER = 18,    /* to the store: request rank world key value text: PUT of a piece, number `rank` of the `world`
-                             * ones of the gathering that the text names; answered by PIECES when all are there, or by ACK */
-    WI_WIRE_PIECES = 19,    /* request status rank value: pieces from number `rank` on, each as a length of 4 bytes and that
-                             * many bytes; WEIR_ERR_AGAIN: more of them follow */
-    WI_WIRE_APPEND = 20,    /* to the store: request key value: PUT under the first of KEY/0, KEY/1, ... that is free */
+    WI_WIRE_MEET = 17,   /* to the store: request rank world key value text: PUT of a piece, number `rank` of the `world` ones of
+                          * the meeting that the text names. Answered when all are there, by an empty VALUE if all pieces are
+                          * empty, else by PIECES; or by ACK as PUT is */
+    WI_WIRE_PIECES = 18, /* request status rank value: pieces from number `rank` on, each as a length of 4 bytes and that many
+                          * bytes; WEIR_ERR_AGAIN: more of them follow */
+    WI_WIRE_ABSENT = 19, /* to the store: request text: who is not at the meeting? Answered by VALUE: their numbers, 4 bytes
+                          * each, the first WI_WIRE_ABSENT_MAX ones at most; none: nobody is, or it is over */
+    WI_WIRE_APPEND = 20, /* to the store: request key value: PUT under the first of KEY/0, KEY/1, ... that is free */
     WI_WIRE_TYPES
 };
 
@@ -96,6 +99,10 @@ size_t wi_wire_size(const struct wi_message *message);
 /* Writes the frame, wi_wire_size() bytes, to `bytes`, which has room for `room`. Returns its length, 0: it does not
  * fit. */
 size_t wi_wire_encode(const struct wi_message *message, void *bytes, size_t room);
+
+/* A number of the protocol, 4 bytes: where it is written, and what is read. */
+void wi_wire_store32(void *bytes, uint32_t value);
+uint32_t wi_wire_load32(const void *bytes);
 
 /* Writes a piece with its length, len + 4 bytes. Returns how many. */
 size_t wi_wire_piece(struct wi_span piece, void *bytes);

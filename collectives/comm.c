@@ -19,16 +19,14 @@
 #define CAUSE_NS     WI_NS_PER_S /* how long a lost endpoint waits for the job to tell the cause */
 #define SETTLE_MS    200
 
-/* Our rank among `ranks`, which must be distinct ranks of the world; -1: not there or not so. */
-static int find_rank(const weir_boot *boot, const int *ranks, int count)
+/* Our rank among `ranks`, which must be distinct ranks of the world; -1: not there or not so. `seen`: one of each rank. */
+static int find_rank(const weir_boot *boot, const int *ranks, int count, bool *seen)
 {
     int own = -1, world = weir_boot_size(boot);
     for (int i = 0; i < count; i++) {
-        if (ranks[i] < 0 || ranks[i] >= world)
+        if (ranks[i] < 0 || ranks[i] >= world || seen[ranks[i]])
             return -1;
-        for (int j = 0; j < i; j++)
-            if (ranks[j] == ranks[i])
-                return -1;
+        seen[ranks[i]] = true;
         if (ranks[i] == weir_boot_rank(boot))
             own = i;
     }
@@ -46,7 +44,11 @@ static weir_status init_ranks(struct weir_comm *comm, const weir_comm_params *pa
         return wi_error(WEIR_ERR_NO_MEMORY, "communicator of %d ranks: out of memory", count);
     for (int i = 0; i < count; i++)
         comm->world[i] = all ? i : params->ranks[i];
-    int rank = all ? weir_boot_rank(comm->boot) : find_rank(comm->boot, comm->world, count);
+    bool *seen = calloc((size_t)weir_boot_size(comm->boot), sizeof(*seen));
+    if (!seen)
+        return wi_error(WEIR_ERR_NO_MEMORY, "communicator of %d ranks: out of memory", count);
+    int rank = all ? weir_boot_rank(comm->boot) : find_rank(comm->boot, comm->world, count, seen);
+    free(seen);
     if (rank < 0)
         return wi_error(WEIR_ERR_INVALID,
                         "communicator: the list must have distinct ranks of the world, rank %d among them",

@@ -202,6 +202,9 @@ static void give_other_lengths(weir_boot *boot, void *arg)
     (void)arg;
     EXPECT_STATUS(WEIR_ERR_MISMATCH, weir_boot_allgather(boot, "lengths", NULL, 0, all, rank == 1 ? 16 : 8, all));
     EXPECT_SAYS(rank == 1 ? "gives 8 bytes, this rank 16" : "rank 1 gives 16 bytes, this rank 8");
+    EXPECT_STATUS(WEIR_ERR_MISMATCH, rank == 1 ? weir_boot_barrier(boot, "mixed", NULL, 0)
+                                               : weir_boot_allgather(boot, "mixed", NULL, 0, all, 8, all));
+    EXPECT_SAYS(rank == 1 ? "gives 8 bytes, this rank 0" : "rank 1 gives 0 bytes, this rank 8");
 }
 
 static void other_lengths_are_told(void **state)

@@ -69,15 +69,15 @@ static void meetings_are_complete_with_the_last_one(void **state)
     struct wi_link owners[3];
     void *owner;
     uint32_t request;
-    struct wi_span key = wi_span_text("meeting");
+    struct wi_span key = wi_span_text("meeting"), none = wi_span_text("");
     (void)state;
     for (int i = 0; i < 3; i++)
         wi_link_init(&owners[i]);
-    assert_int_equal(wi_store_meet(&store, key, 3, &owners[0], &owners[0], 10), WEIR_ERR_AGAIN);
-    assert_int_equal(wi_store_meet(&store, key, 3, &owners[1], &owners[1], 11), WEIR_ERR_AGAIN);
-    assert_int_equal(wi_store_meet(&store, wi_span_text("other"), 1, &owners[1], &owners[1], 9), WEIR_OK);
+    assert_int_equal(wi_store_meet(&store, key, 0, 3, none, &owners[0], &owners[0], 10), WEIR_ERR_AGAIN);
+    assert_int_equal(wi_store_meet(&store, key, 1, 3, none, &owners[1], &owners[1], 11), WEIR_ERR_AGAIN);
+    assert_int_equal(wi_store_meet(&store, wi_span_text("other"), 0, 1, none, &owners[1], &owners[1], 9), WEIR_OK);
     wi_store_forget(&owners[0]);
-    assert_int_equal(wi_store_meet(&store, key, 3, &owners[2], &owners[2], 12), WEIR_OK);
+    assert_int_equal(wi_store_meet(&store, key, 2, 3, none, &owners[2], &owners[2], 12), WEIR_OK);
     for (uint32_t i = 1; i < 3; i++) {
         assert_true(wi_store_next_waiter(&store, key, &owner, &request));
         assert_ptr_equal(owner, &owners[i]);
@@ -88,26 +88,26 @@ static void meetings_are_complete_with_the_last_one(void **state)
 }
 
 /* By number, whatever their order; who brings what does not fit is told. */
-static void gatherings_hold_what_was_brought(void **state)
+static void meetings_hold_what_was_brought(void **state)
 {
     struct wi_store store = {0};
     struct wi_link owners[3];
-    struct wi_span key = wi_span_text("gathering"), other = wi_span_text("meeting");
+    struct wi_span key = wi_span_text("meeting");
+    uint32_t count;
     static const char *const pieces[] = {"zero", "one", "two"};
     (void)state;
     for (uint32_t i = 0; i < 3; i++)
         wi_link_init(&owners[i]);
     for (uint32_t i = 2; i > 0; i--)
-        assert_int_equal(wi_store_bring(&store, key, i, 3, wi_span_text(pieces[i]), &owners[i], &owners[i], i),
+        assert_int_equal(wi_store_meet(&store, key, i, 3, wi_span_text(pieces[i]), &owners[i], &owners[i], i),
                          WEIR_ERR_AGAIN);
-    assert_int_equal(wi_store_bring(&store, key, 2, 3, wi_span_text("again"), NULL, &owners[0], 9), WEIR_ERR_MISMATCH);
-    assert_int_equal(wi_store_bring(&store, key, 3, 3, wi_span_text("more"), NULL, &owners[0], 9), WEIR_ERR_MISMATCH);
-    assert_int_equal(wi_store_bring(&store, key, 0, 4, wi_span_text("four"), NULL, &owners[0], 9), WEIR_ERR_MISMATCH);
-    assert_int_equal(wi_store_meet(&store, key, 3, NULL, &owners[0], 9), WEIR_ERR_MISMATCH);
-    assert_int_equal(wi_store_meet(&store, other, 2, NULL, &owners[0], 9), WEIR_ERR_AGAIN);
-    assert_int_equal(wi_store_bring(&store, other, 0, 2, wi_span_text("x"), NULL, &owners[0], 9), WEIR_ERR_MISMATCH);
-    assert_int_equal(wi_store_bring(&store, key, 0, 3, wi_span_text(pieces[0]), &owners[0], &owners[0], 0), WEIR_OK);
-    const struct wi_span *all = wi_store_pieces(&store, key);
+    assert_int_equal(wi_store_meet(&store, key, 2, 3, wi_span_text("again"), NULL, &owners[0], 9), WEIR_ERR_MISMATCH);
+    assert_int_equal(wi_store_meet(&store, key, 3, 3, wi_span_text("more"), NULL, &owners[0], 9), WEIR_ERR_MISMATCH);
+    assert_int_equal(wi_store_meet(&store, key, 0, 4, wi_span_text("four"), NULL, &owners[0], 9), WEIR_ERR_MISMATCH);
+    assert_true(wi_store_pieces(&store, key, &count)[0].data == NULL && count == 3);
+    assert_null(wi_store_pieces(&store, wi_span_text("none"), &count));
+    assert_int_equal(wi_store_meet(&store, key, 0, 3, wi_span_text(pieces[0]), &owners[0], &owners[0], 0), WEIR_OK);
+    const struct wi_span *all = wi_store_pieces(&store, key, &count);
     for (int i = 0; i < 3; i++)
         assert_true(all[i].len == strlen(pieces[i]) && memcmp(all[i].data, pieces[i], all[i].len) == 0);
     wi_store_fini(&store);
@@ -138,7 +138,7 @@ int main(void)
         cmocka_unit_test(many_keys_are_kept),
         cmocka_unit_test(waiters_are_told_in_order),
         cmocka_unit_test(meetings_are_complete_with_the_last_one),
-        cmocka_unit_test(gatherings_hold_what_was_brought),
+        cmocka_unit_test(meetings_hold_what_was_brought),
         cmocka_unit_test(queues_are_in_order),
     };
     return cmocka_run_group_tests_name("bootstrap: store", tests, NULL, NULL);

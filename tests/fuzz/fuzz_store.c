@@ -161,7 +161,7 @@ static size_t make_frame(struct bytes_of *input, const struct connection *connec
     message.key = take_span(input, 3);
     message.value = take_span(input, 40);
     message.text = take_span(input, 40);
-    if (message.type == WI_WIRE_GATHER) /* so that some meet */
+    if (message.type == WI_WIRE_MEET || message.type == WI_WIRE_ABSENT) /* so that some meet */
         message.text = wi_span_text("all");
     message.proof = take_span(input, 32);
     if (take_byte(input) % 2 == 0) { /* the right number or proof: it could not be guessed */
