@@ -150,14 +150,14 @@ static uint32_t crc_of_group(const struct gather *gather)
     return crc;
 }
 
-/* Asks who has not come to a meeting that has run out of time. */
-static weir_status find_absent(struct weir_boot *boot, struct gather *gather, const char *meeting, uint64_t deadline_ns)
+/* Asks who has not come to a meeting that has run out of time. The answer has a second, also where WEIR_TIMEOUT is short. */
+static weir_status find_absent(struct weir_boot *boot, struct gather *gather, const char *meeting)
 {
     struct wi_call call = {.on_answer = on_absent, .arg = gather};
     struct wi_message message = {.type = WI_WIRE_ABSENT, .text = wi_span_text(meeting)};
     wi_client_begin(&boot->client, &call);
     wi_client_add(&boot->client, &call, &message);
-    weir_status status = wi_client_finish(&boot->client, &call, deadline_ns);
+    weir_status status = wi_client_finish(&boot->client, &call, wi_now_ns() + WI_NS_PER_S);
     return call.explained ? status : explain(gather, status);
 }
 
@@ -180,7 +180,7 @@ static weir_status meet(struct weir_boot *boot, struct gather *gather, const voi
     weir_status status = wi_client_finish(&boot->client, &call, deadline_ns - left_to_ask_ns);
     if (call.explained)
         return status;
-    return status == WEIR_ERR_TIMEOUT ? find_absent(boot, gather, meeting, deadline_ns) : explain(gather, status);
+    return status == WEIR_ERR_TIMEOUT ? find_absent(boot, gather, meeting) : explain(gather, status);
 }
 
 static weir_status run(struct weir_boot *boot, struct gather *gather, const void *mine)
