@@ -385,7 +385,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static struct doctor doctor;
     input = (struct bytes_of){data, size};
     uint8_t what = take_byte(&input);
-    doctor = (struct doctor){.root = "", .port = 4711, .area = "area", .check = "check"};
+    memset(&doctor, 0, offsetof(struct doctor, findings)); /* those that are counted are filled */
+    doctor.root = "";
+    doctor.port = 4711;
+    doctor.area = "area";
+    doctor.check = "check";
     doctor.verbs = what >> 5 & 1 ? DOCTOR_NEEDED : DOCTOR_UNUSED;
     snprintf(doctor.transport, sizeof(doctor.transport), "auto");
     look(&doctor, what);
