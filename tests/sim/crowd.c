@@ -6,6 +6,7 @@
  *
  * Usage: sim_crowd [--ranks N] [--seed S] [--help]
  */
+#include "../support/check.h"
 #include "transport/sim/world.h"
 
 #include <weir/weir.h>
@@ -20,13 +21,6 @@
 enum { KILLED_EVERY = 50, ATTEMPTS = 3, FILES_EACH = 2, SKIPPED = 77 };
 #define TIMEOUT_NS   4000000000ull
 #define TIMEOUT_TEXT "4s"
-
-#define CHECK(_cond)                                                                                                   \
-    do {                                                                                                               \
-        if (!(_cond))                                                                                                  \
-            fail(__LINE__, #_cond);                                                                                    \
-    } while (0)
-#define CHECK_OK(_call) CHECK((_call) == WEIR_OK)
 
 /* A one-way connection, and what is written over it. */
 struct line {

@@ -9,6 +9,7 @@
  * Usage: weir run -n RANKS -- scale [--peers N] [--a-context N] [--factor X]
  * --factor 0: only the many, and no comparison, where the processor's time says nothing (an emulated one).
  */
+#include "../support/check.h"
 #include "../support/descriptors.h"
 
 #include <weir/weir.h>
@@ -23,13 +24,6 @@
 #include <unistd.h>
 
 enum { WORDS = 8, AREA = WORDS * sizeof(uint64_t), IDLE_CALLS = 20000, MESSAGES = 3000, SKIPPED = 77 };
-
-#define CHECK(_cond)                                                                                                   \
-    do {                                                                                                               \
-        if (!(_cond))                                                                                                  \
-            fail(__LINE__, #_cond);                                                                                    \
-    } while (0)
-#define CHECK_OK(_call) CHECK((_call) == WEIR_OK)
 
 static void fail(int line, const char *what)
 {
