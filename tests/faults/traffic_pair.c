@@ -286,6 +286,8 @@ static bool await_done(struct pair *p)
     while ((status = weir_signal_wait(p->ctx, p->mine.done, 1, 10)) == WEIR_ERR_TIMEOUT && time(NULL) < end)
         if (traffic_failed(p->t, weir_ep_status(p->ep)) || traffic_find(p->t, "ended", p->peer, NULL, 0) || !look(p))
             break;
+    if (status == WEIR_ERR_TIMEOUT) /* the signal may have come between the last look at it and the peer's end */
+        status = weir_signal_wait(p->ctx, p->mine.done, 1, 10);
     return !traffic_failed(p->t, status);
 }
 
