@@ -337,7 +337,8 @@ typedef struct weir_ep_attr {
     const char *transport;  /* "verbs", "ucx" or "shm" */
     uint64_t peer_id;       /* the peer's weir_ctx_params.id */
     size_t max_inline;      /* puts up to this length need no registered local memory; 0 before it has connected */
-    int ordered_writes;     /* nonzero: writes of this endpoint land in the order of posting; of a connected endpoint */
+    int ordered_writes;     /* nonzero: writes of this endpoint land in the order of posting, and of each one
+                               its last byte last; of a connected endpoint */
     int native_signal;      /* nonzero: put_signal is one operation of the hardware */
     int maps_peer;          /* nonzero: weir_mem_map_peer() works for memory of the peer's pools */
 } weir_ep_attr;

@@ -113,6 +113,7 @@ static weir_status open_iface(const struct wi_iface_params *params, struct wi_if
         wi_list_init(lists[i]);
     shm->wake_read_fd = shm->wake_write_fd = shm->epoll_fd = -1;
     shm->timeout_ns = wi_config()->timeout_ns;
+    shm->copy_bound = wi_shm_copy_bound();
     weir_status status = init(shm, params);
     if (status != WEIR_OK) {
         close_iface(&shm->base);

@@ -77,12 +77,14 @@ static weir_status vm_copy(struct shm_ep *ep, vm_fn *copy, void *local, uint64_t
 }
 
 /* A word, as flags and counters are, is copied without a call. */
-static inline void copy(void *to, const void *from, size_t len)
+static inline void copy(struct shm_ep *ep, void *to, const void *from, size_t len)
 {
     if (len == sizeof(uint64_t))
         memcpy(to, from, sizeof(uint64_t));
-    else
+    else if (__builtin_expect(len < ep->shm->copy_bound, 1))
         memcpy(to, from, len);
+    else
+        wi_shm_copy_long(ep, to, from, len);
 }
 
 static inline weir_status write_remote(struct shm_ep *ep, const void *local, size_t len, uint64_t remote_addr,
@@ -95,7 +97,7 @@ static inline weir_status write_remote(struct shm_ep *ep, const void *local, siz
         return vm_copy(ep, process_vm_writev, (void *)(uintptr_t)local, remote_addr, len, what);
     /* Writes of one endpoint land in order: a full barrier on the compiler, and on processors that need one. */
     __atomic_thread_fence(__ATOMIC_RELEASE);
-    copy(rkey->ptr + (remote_addr - rkey->base.addr), local, len);
+    copy(ep, rkey->ptr + (remote_addr - rkey->base.addr), local, len);
     return WEIR_OK;
 }
 
@@ -125,7 +127,7 @@ weir_status wi_shm_get(struct weir_ep *base, void *local, struct wi_mr *mr, size
         return status;
     if (!rkey->mapping)
         return vm_copy(ep, process_vm_readv, local, remote_addr, len, "get");
-    memcpy(local, rkey->ptr + (remote_addr - rkey->base.addr), len);
+    copy(ep, local, rkey->ptr + (remote_addr - rkey->base.addr), len);
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     return WEIR_OK;
 }

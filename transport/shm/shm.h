@@ -117,6 +117,9 @@ struct shm_ep {
     uint32_t posts;         /* counts towards the next look at the clock */
     uint32_t stream, again; /* names the endpoint at the target; how often it was connected before */
 
+    const void *copied; /* source of the last long copy, see copy.c */
+    bool copied_backwards;
+
     /* Messages and requests; without an own ring none were sent. */
     struct shm_own_ring *own_ring;
     struct shm_ring_view view;
@@ -134,6 +137,7 @@ struct shm_iface {
     int epoll_fd; /* the pipe and the peers' pidfds; what the front sleeps on */
     bool slept_on_word;
     uint64_t timeout_ns;
+    size_t copy_bound; /* from this length on copies are long, see copy.c */
 
     uint32_t doorbell_seen, announced_seen;
     uint32_t turns; /* calls of progress, towards the next look at the clock */
@@ -163,6 +167,14 @@ struct shm_iface {
     struct shm_channel *message_from;
     struct wi_msg *message; /* room for one; holds one while message_from is set */
 };
+
+/* -- copy.c -- */
+
+/* The length from which on copies are better made by wi_shm_copy_long(). */
+size_t wi_shm_copy_bound(void);
+
+/* Copies without overlap; the last bytes come last, the order of the others is not defined. */
+void wi_shm_copy_long(struct shm_ep *ep, void *to, const void *from, size_t len);
 
 /* -- peer.c -- */
 
