@@ -85,8 +85,8 @@ static void announce(struct shm_iface *shm, struct bytes_of *input)
     slot->sender.pid = take_byte(input) % 6;
     slot->sender.fd = (int8_t)take_byte(input);
     slot->sender_id = take_byte(input);
-    /* Only a free slot is claimed by a peer that keeps to the rules; the state of one that is read is not. */
-    if (slot->state != SHM_CHANNEL_ACCEPTED)
+    /* Only a free slot is claimed by a peer that keeps to the rules. */
+    if (slot->state != SHM_CHANNEL_ACCEPTED || take_byte(input) % 8 == 1)
         slot->state = take_byte(input) % 8 ? SHM_CHANNEL_READY : take_byte(input);
     shm->own.header->slots_used = take_byte(input) % 64 ? SLOTS : take_word(input);
     shm->own.header->announced++;
@@ -152,9 +152,18 @@ static void scribble(struct shm_ring *ring, struct bytes_of *input)
 
 /* ---- The interface ---- */
 
+static uint32_t slots_read(const struct shm_iface *shm)
+{
+    uint32_t count = 0;
+    for (int at = 0; at < SLOTS; at++)
+        count += shm->by_slot[at] != NULL;
+    return count;
+}
+
 static void look(struct shm_iface *shm, struct bytes_of *input)
 {
     wi_shm_calls_answer(shm, shm->own.header->doorbell);
+    check(slots_read(shm) == shm->channel_count); /* each once */
     for (int i = 0; i < PEERS && take_byte(input) % 8 == 0; i++)
         wi_shm_peer_channels_look(shm, &peers[i]);
     for (int i = take_byte(input) % 8; i > 0; i--) {

@@ -199,6 +199,29 @@ static void lost_slots_hold_nobody_up(void **state)
     assert_null(wi_shm_ops.msg_peek(&p->there->base));
 }
 
+static void expect_message(struct shm_iface *shm, int expected)
+{
+    struct wi_msg *msg = wi_shm_ops.msg_peek(&shm->base);
+    assert_non_null(msg);
+    assert_int_equal(msg->len, sizeof(expected));
+    assert_memory_equal(msg->data, &expected, sizeof(expected));
+    wi_shm_ops.msg_pop(&shm->base);
+}
+
+/* A peer says of its channel again and again that it is new: it is read once all the same. */
+static void a_slot_is_read_once(void **state)
+{
+    struct pair *p = *state;
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(wi_shm_ops.send(&p->ep->base, &i, sizeof(i)), WEIR_OK);
+        __atomic_store_n(&p->ep->slot->state, SHM_CHANNEL_READY, __ATOMIC_RELEASE);
+        __atomic_fetch_add(&p->there->own.header->announced, 1, __ATOMIC_RELEASE);
+        wi_shm_ops.progress(&p->there->base);
+        assert_int_equal(p->there->channel_count, 1);
+        expect_message(p->there, i);
+    }
+}
+
 /* Rings of closed endpoints come back, also when their messages were read late; so many endpoints can come and go. */
 static void rings_are_used_again(void **state)
 {
@@ -217,15 +240,6 @@ static void rings_are_used_again(void **state)
     }
     for (uint32_t i = 0; i < SHM_CHANNEL_MAX; i++)
         assert_int_equal(p->there->own.channels[i].state, SHM_CHANNEL_FREE);
-}
-
-static void expect_message(struct shm_iface *shm, int expected)
-{
-    struct wi_msg *msg = wi_shm_ops.msg_peek(&shm->base);
-    assert_non_null(msg);
-    assert_int_equal(msg->len, sizeof(expected));
-    assert_memory_equal(msg->data, &expected, sizeof(expected));
-    wi_shm_ops.msg_pop(&shm->base);
 }
 
 /* Of many channels those are read that have called; calls whose entries are missing, false or too many lose nothing. */
@@ -453,6 +467,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(damaged_rings_are_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(false_answers_end_the_endpoint, set_up, tear_down),
         cmocka_unit_test_setup_teardown(lost_slots_hold_nobody_up, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_slot_is_read_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(rings_are_used_again, set_up, tear_down),
         cmocka_unit_test_setup_teardown(callers_are_found_among_many, set_up, tear_down),
         cmocka_unit_test_setup_teardown(answers_are_found_among_many, set_up, tear_down),

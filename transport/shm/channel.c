@@ -167,6 +167,7 @@ static bool answer_requests(struct shm_iface *shm, struct shm_channel *channel)
         struct shm_request request;
         uint64_t result = 0;
         memcpy(&request, shared, sizeof(request));
+        __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the compiler may not read again what is checked */
         shared->status = carry_out(shm, &request, &result);
         shared->result = result;
     }
@@ -205,9 +206,10 @@ void wi_shm_peer_channels_look(struct shm_iface *shm, struct shm_peer *peer)
 
 /* ---- Calls ---- */
 
+/* By a slot that is not read already, whatever a peer has written into it since. */
 static bool is_announced(const struct shm_iface *shm, uint32_t at)
 {
-    return __atomic_load_n(&shm->own.channels[at].state, __ATOMIC_ACQUIRE) == SHM_CHANNEL_READY;
+    return !shm->by_slot[at] && __atomic_load_n(&shm->own.channels[at].state, __ATOMIC_ACQUIRE) == SHM_CHANNEL_READY;
 }
 
 static void look_at_all(struct shm_iface *shm)
@@ -239,7 +241,7 @@ static void answer_call(struct shm_iface *shm, uint32_t whom)
     }
     if (at >= SHM_CHANNEL_MAX)
         return;
-    if (!shm->by_slot[at] && is_announced(shm, at))
+    if (is_announced(shm, at))
         accept_slot(shm, at);
     if (shm->by_slot[at])
         look_at(shm, shm->by_slot[at]);

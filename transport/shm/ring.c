@@ -24,6 +24,7 @@ static void copy_out(const struct shm_ring *ring, uint64_t position, void *data,
     size_t first = len < SHM_RING_DATA - at ? len : SHM_RING_DATA - at;
     memcpy(data, ring->data + at, first);
     memcpy((unsigned char *)data + first, ring->data, len - first);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the compiler may not read again what will be checked */
 }
 
 enum shm_ring_result wi_shm_ring_push(struct shm_ring_view *view, const void *data, size_t len)
