@@ -137,6 +137,9 @@ static inline int wi_iface_index(const struct weir_ctx *ctx, const struct wi_ifa
 /* Identifies this host and the namespaces that shared memory needs in common (host.c). */
 uint64_t wi_host_id(void);
 
+/* Identifies this host and network namespace: processes with the same one reach each other's loopback addresses. */
+uint64_t wi_network_id(void);
+
 /*
  * The numeric address that WEIR_INTERFACE (a name or a numeric address) stands for (interface.c). `size` is at least
  * INET6_ADDRSTRLEN. WEIR_ERR_CONFIG: there is no such interface, or it has no usable address.

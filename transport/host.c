@@ -1,4 +1,4 @@
-/* Which host, and which namespaces of it, is this process in? Peers with the same answer can share memory. */
+/* Which host, and which namespaces of it, is this process in? */
 #include "transport/context.h"
 
 #include <fcntl.h>
@@ -39,5 +39,17 @@ uint64_t wi_host_id(void)
         snprintf(alone, sizeof(alone), "no-proc-%d", (int)getpid()); /* like nobody else: no shared memory */
     snprintf(text, sizeof(text), "%s/%s/%llu/%llu/%u/%s", boot, boot[0] ? "" : name, (unsigned long long)pids.st_ino,
              (unsigned long long)users.st_ino, (unsigned)geteuid(), alone);
+    return hash_text(text);
+}
+
+uint64_t wi_network_id(void)
+{
+    char boot[64], name[64] = "", text[192];
+    struct stat network = {0};
+    read_boot_id(boot, sizeof(boot));
+    gethostname(name, sizeof(name) - 1);
+    if (stat("/proc/self/ns/net", &network) != 0)
+        network.st_ino = 0;
+    snprintf(text, sizeof(text), "%s/%s/%llu", boot, boot[0] ? "" : name, (unsigned long long)network.st_ino);
     return hash_text(text);
 }

@@ -24,6 +24,7 @@ struct wi_peer_stats; /* stats.h; the front's */
 struct wi_iface_params {
     uint64_t id;              /* the context's id, told to peers when connecting */
     uint64_t host;            /* identifies host and namespace: peers with the same one can share memory */
+    uint64_t network;         /* the same for the network: peers with the same one share loopback addresses */
     const char *bind_address; /* numeric address, or NULL: backend's choice */
     uint32_t signals;         /* size of the signal table */
     const weir_exchange *exchange; /* the caller's, or NULL */

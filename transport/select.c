@@ -109,6 +109,7 @@ weir_status wi_ctx_open_ifaces(struct weir_ctx *ctx, const weir_ctx_params *user
     struct wi_iface_params params = {
         .id = ctx->id,
         .host = ctx->host,
+        .network = wi_network_id(),
         .bind_address = user->bind_address,
         .signals = ctx->signal_count,
         .exchange = user->exchange,

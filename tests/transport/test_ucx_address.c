@@ -9,12 +9,12 @@
 
 #include <cmocka.h>
 
-#define HOST 77u
+#define NETWORK 77u
 
 static size_t write_address(const char *bind_address, unsigned char *buf, size_t room)
 {
     struct wi_ucx_iface iface = {.port = 4711, .instance = 99};
-    iface.base.params.host = HOST;
+    iface.base.params.network = NETWORK;
     iface.base.params.bind_address = bind_address;
     size_t len = room;
     assert_int_equal(wi_ucx_address_write(&iface, buf, &len), WEIR_OK);
@@ -22,10 +22,10 @@ static size_t write_address(const char *bind_address, unsigned char *buf, size_t
 }
 
 /* Reads from memory of just this length, so that a sanitizer sees a read behind its end. */
-static weir_status read_address(const unsigned char *buf, size_t len, uint64_t host, struct wi_ucx_ep *ep)
+static weir_status read_address(const unsigned char *buf, size_t len, uint64_t network, struct wi_ucx_ep *ep)
 {
     struct wi_ucx_iface iface = {0};
-    iface.base.params.host = host;
+    iface.base.params.network = network;
     *ep = (struct wi_ucx_ep){.link.iface = &iface};
     unsigned char *exact = malloc(len ? len : 1);
     assert_non_null(exact);
@@ -45,7 +45,7 @@ static void test_there_and_back(void **state)
         char text[80];
         struct wi_ucx_ep ep;
         size_t len = write_address(hosts[i], buf, sizeof(buf));
-        assert_int_equal(read_address(buf, len, HOST, &ep), WEIR_OK);
+        assert_int_equal(read_address(buf, len, NETWORK, &ep), WEIR_OK);
         assert_int_equal(ep.target_count, 1);
         assert_int_equal(ep.instance, 99);
         assert_string_equal(wi_ucx_sockaddr_text(&ep.targets[0], text, sizeof(text)), texts[i]);
@@ -58,7 +58,7 @@ static void test_all_addresses(void **state)
     unsigned char buf[400];
     struct wi_ucx_ep ep;
     size_t len = write_address(NULL, buf, sizeof(buf));
-    assert_int_equal(read_address(buf, len, HOST, &ep), WEIR_OK);
+    assert_int_equal(read_address(buf, len, NETWORK, &ep), WEIR_OK);
     assert_in_range(ep.target_count, 1, WI_UCX_TARGETS);
     char text[80];
     bool loopback = false;
@@ -75,7 +75,7 @@ static void test_loopback_of_another_host(void **state)
     unsigned char buf[400];
     struct wi_ucx_ep ep;
     size_t len = write_address("127.0.0.1", buf, sizeof(buf));
-    assert_int_equal(read_address(buf, len, HOST + 1, &ep), WEIR_ERR_PEER_UNREACHABLE);
+    assert_int_equal(read_address(buf, len, NETWORK + 1, &ep), WEIR_ERR_PEER_UNREACHABLE);
 }
 
 static void test_cut(void **state)
@@ -85,7 +85,7 @@ static void test_cut(void **state)
     struct wi_ucx_ep ep;
     size_t len = write_address("2001:db8::7", buf, sizeof(buf));
     for (size_t cut = 0; cut < len; cut++)
-        assert_int_equal(read_address(buf, cut, HOST, &ep), WEIR_ERR_PROTOCOL);
+        assert_int_equal(read_address(buf, cut, NETWORK, &ep), WEIR_ERR_PROTOCOL);
 }
 
 static void test_every_byte_changed(void **state)
@@ -99,7 +99,7 @@ static void test_every_byte_changed(void **state)
             unsigned char changed[400];
             memcpy(changed, buf, len);
             changed[at] = (unsigned char)value;
-            weir_status status = read_address(changed, len, HOST, &ep);
+            weir_status status = read_address(changed, len, NETWORK, &ep);
             if (status == WEIR_OK)
                 assert_in_range(ep.target_count, 1, WI_UCX_TARGETS);
             else

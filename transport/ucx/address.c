@@ -155,7 +155,7 @@ weir_status wi_ucx_address_write(const struct wi_ucx_iface *iface, unsigned char
     unsigned char part[HEADER_SIZE + WI_UCX_TARGETS * 17] = {ADDRESS_VERSION, (unsigned char)count};
     memcpy(part + 2, &iface->port, 2);
     memcpy(part + 4, &iface->instance, 8);
-    memcpy(part + 12, &iface->base.params.host, 8);
+    memcpy(part + 12, &iface->base.params.network, 8);
     size_t used = HEADER_SIZE;
     for (unsigned i = 0; i < count; i++) {
         part[used++] = list[i].family;
@@ -193,7 +193,7 @@ static bool is_near(const struct raw_address *raw, const struct ifaddrs *ours)
 
 /* Near ones first, loopback last. */
 static void order_targets(struct wi_ucx_ep *ep, const struct raw_address *list, unsigned count, uint16_t port,
-                          bool same_host)
+                          bool same_network)
 {
     struct ifaddrs *ours = NULL;
     if (getifaddrs(&ours))
@@ -202,7 +202,7 @@ static void order_targets(struct wi_ucx_ep *ep, const struct raw_address *list, 
     for (int rank = NEAR; rank < RANKS; rank++) {
         for (unsigned i = 0; i < count; i++) {
             int own_rank = list[i].loopback ? LOOPBACK : is_near(&list[i], ours) ? NEAR : FAR;
-            if (own_rank == rank && (rank != LOOPBACK || same_host))
+            if (own_rank == rank && (rank != LOOPBACK || same_network))
                 raw_to_sockaddr(&list[i], port, &ep->targets[ep->target_count++]);
         }
     }
@@ -217,10 +217,10 @@ weir_status wi_ucx_address_read(struct wi_ucx_ep *ep, const unsigned char *buf, 
     struct raw_address list[WI_UCX_TARGETS] = {{0}};
     unsigned count = buf[1];
     uint16_t port;
-    uint64_t host;
+    uint64_t network;
     memcpy(&port, buf + 2, 2);
     memcpy(&ep->instance, buf + 4, 8);
-    memcpy(&host, buf + 12, 8);
+    memcpy(&network, buf + 12, 8);
     size_t used = HEADER_SIZE;
     for (unsigned i = 0; i < count; i++) {
         unsigned char family = used < len ? buf[used++] : 0;
@@ -231,8 +231,9 @@ weir_status wi_ucx_address_read(struct wi_ucx_ep *ep, const unsigned char *buf, 
         used += raw_len(family);
         list[i].loopback = is_loopback(&list[i]);
     }
-    order_targets(ep, list, count, port, host == ep->link.iface->base.params.host);
+    order_targets(ep, list, count, port, network == ep->link.iface->base.params.network);
     if (ep->target_count == 0)
-        return wi_error(WEIR_ERR_PEER_UNREACHABLE, "UCX: the peer is on another host and has a loopback address only");
+        return wi_error(WEIR_ERR_PEER_UNREACHABLE, "UCX: the peer has a loopback address only, and is on another host or in another network "
+                        "namespace; set MASTER_ADDR or WEIR_INTERFACE to an address that it can reach");
     return WEIR_OK;
 }
