@@ -250,7 +250,7 @@ static inline weir_status flush_once(struct weir_ep *ep, const struct post *p, s
     return ep->ops->flush(ep, p->comp);
 }
 
-weir_status weir_put(weir_ep *ep, const void *local, weir_mem *mem, size_t len, uint64_t remote_addr, weir_rkey *rkey,
+WI_NEAR weir_status weir_put(weir_ep *ep, const void *local, weir_mem *mem, size_t len, uint64_t remote_addr, weir_rkey *rkey,
                      weir_comp *comp)
 {
     if (__builtin_expect(!arguments_ok(ep, local, rkey, remote_addr, len), 0))
@@ -260,7 +260,7 @@ weir_status weir_put(weir_ep *ep, const void *local, weir_mem *mem, size_t len, 
     return post(ep, &(struct post){WI_OP_PUT, (void *)(uintptr_t)local, mem, len, remote_addr, rkey, 0, comp}, put_once);
 }
 
-weir_status weir_get(weir_ep *ep, void *local, weir_mem *mem, size_t len, uint64_t remote_addr, weir_rkey *rkey,
+WI_NEAR weir_status weir_get(weir_ep *ep, void *local, weir_mem *mem, size_t len, uint64_t remote_addr, weir_rkey *rkey,
                      weir_comp *comp)
 {
     if (__builtin_expect(!arguments_ok(ep, local, rkey, remote_addr, len), 0))
@@ -270,7 +270,7 @@ weir_status weir_get(weir_ep *ep, void *local, weir_mem *mem, size_t len, uint64
     return post(ep, &(struct post){WI_OP_GET, local, mem, len, remote_addr, rkey, 0, comp}, get_once);
 }
 
-weir_status weir_put_signal(weir_ep *ep, const void *local, weir_mem *mem, size_t len, uint64_t remote_addr,
+WI_NEAR weir_status weir_put_signal(weir_ep *ep, const void *local, weir_mem *mem, size_t len, uint64_t remote_addr,
                             weir_rkey *rkey, uint32_t signal, weir_comp *comp)
 {
     if (__builtin_expect(len > 0 && !arguments_ok(ep, local, rkey, remote_addr, len), 0))
@@ -279,7 +279,7 @@ weir_status weir_put_signal(weir_ep *ep, const void *local, weir_mem *mem, size_
                 put_signal_once);
 }
 
-weir_status weir_fetch_add(weir_ep *ep, uint64_t value, uint64_t *result, weir_mem *mem, uint64_t remote_addr,
+WI_NEAR weir_status weir_fetch_add(weir_ep *ep, uint64_t value, uint64_t *result, weir_mem *mem, uint64_t remote_addr,
                            weir_rkey *rkey, weir_comp *comp)
 {
     if (__builtin_expect(!arguments_ok(ep, result, rkey, remote_addr, sizeof(uint64_t)), 0))

@@ -16,6 +16,9 @@
 /* A step of the hot path: written once and made anew for each operation, whose kind is a constant then and no call by pointer. */
 #define WI_HOT static inline __attribute__((always_inline))
 
+/* A function of the hot path that is called: the linker lays these side by side, on few pages. */
+#define WI_NEAR __attribute__((hot))
+
 struct wi_transport_ops;
 struct wi_peer_stats; /* stats.h; the front's */
 

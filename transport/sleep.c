@@ -177,7 +177,7 @@ void wi_ctx_rouse(struct weir_ctx *ctx)
 
 /* ---- Progress ---- */
 
-unsigned wi_ctx_progress(struct weir_ctx *ctx)
+WI_NEAR unsigned wi_ctx_progress(struct weir_ctx *ctx)
 {
     unsigned events = 0;
     for (int i = 0; i < ctx->iface_count; i++)
@@ -191,7 +191,7 @@ unsigned wi_ctx_progress(struct weir_ctx *ctx)
     return events;
 }
 
-unsigned weir_progress(weir_ctx *ctx)
+WI_NEAR unsigned weir_progress(weir_ctx *ctx)
 {
     if (wi_in_child(ctx))
         return 0;

@@ -77,7 +77,7 @@ static weir_status wait_long(weir_ctx *ctx, const weir_comp *comp, int timeout_m
     return status == WEIR_OK ? WEIR_OK : comp_error(ctx, status);
 }
 
-weir_status weir_wait(weir_ctx *ctx, weir_comp *comp, int timeout_ms)
+WI_NEAR weir_status weir_wait(weir_ctx *ctx, weir_comp *comp, int timeout_ms)
 {
     if (wi_in_child(ctx))
         return wi_process_check(ctx, "weir_wait");

@@ -196,7 +196,7 @@ static inline void sent(struct verbs_iface *iface, const struct ibv_wc *wc)
         wi_verbs_queue_retire(ep, (uint32_t)wc->wr_id);
 }
 
-unsigned wi_verbs_poll(struct verbs_iface *iface)
+WI_NEAR unsigned wi_verbs_poll(struct verbs_iface *iface)
 {
     struct ibv_wc wcs[BATCH];
     int count = ibv_poll_cq(iface->device.cq, BATCH, wcs);

@@ -102,7 +102,7 @@ static inline void add(struct ibv_qp_ex *qp, const struct ibv_send_wr *wr)
         ibv_wr_set_sge_list(qp, (size_t)wr->num_sge, sge);
 }
 
-int wi_verbs_give(const struct verbs_ep *ep, struct ibv_send_wr *wrs)
+WI_NEAR int wi_verbs_give(const struct verbs_ep *ep, struct ibv_send_wr *wrs)
 {
     struct ibv_send_wr *bad;
     if (!ep->qp_ex)

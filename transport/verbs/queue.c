@@ -47,7 +47,7 @@ static void refused(struct verbs_ep *ep, int error)
     wi_verbs_ep_abandon(ep);
 }
 
-void wi_verbs_queue_ring(struct verbs_ep *ep)
+WI_NEAR void wi_verbs_queue_ring(struct verbs_ep *ep)
 {
     int error = wi_verbs_ring(ep);
     if (__builtin_expect(error, 0))
@@ -229,7 +229,7 @@ static void end_without_result(struct verbs_ep *ep)
     wi_verbs_ep_abandon(ep);
 }
 
-bool wi_verbs_queue_retire(struct verbs_ep *ep, uint32_t sequence)
+WI_NEAR bool wi_verbs_queue_retire(struct verbs_ep *ep, uint32_t sequence)
 {
     uint32_t first = ep->tail, end = sequence + 1;
     for (; ep->tail != end; ep->tail++) {
@@ -299,19 +299,19 @@ WI_HOT weir_status write_to(struct verbs_ep *ep, enum verbs_kind kind, const voi
     return post(ep, &op);
 }
 
-weir_status wi_verbs_put(struct weir_ep *ep, const void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
+WI_NEAR weir_status wi_verbs_put(struct weir_ep *ep, const void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
                          struct weir_rkey *rkey, weir_comp *comp)
 {
     return write_to(verbs_ep(ep), VERBS_PUT, local, mr, len, remote_addr, rkey, 0, comp);
 }
 
-weir_status wi_verbs_put_signal(struct weir_ep *ep, const void *local, struct wi_mr *mr, size_t len,
+WI_NEAR weir_status wi_verbs_put_signal(struct weir_ep *ep, const void *local, struct wi_mr *mr, size_t len,
                                 uint64_t remote_addr, struct weir_rkey *rkey, uint32_t signal, weir_comp *comp)
 {
     return write_to(verbs_ep(ep), VERBS_PUT_SIGNAL, local, mr, len, remote_addr, rkey, signal, comp);
 }
 
-weir_status wi_verbs_get(struct weir_ep *base, void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
+WI_NEAR weir_status wi_verbs_get(struct weir_ep *base, void *local, struct wi_mr *mr, size_t len, uint64_t remote_addr,
                          struct weir_rkey *rkey, weir_comp *comp)
 {
     struct verbs_ep *ep = verbs_ep(base);
@@ -331,7 +331,7 @@ weir_status wi_verbs_get(struct weir_ep *base, void *local, struct wi_mr *mr, si
     return post(ep, &op);
 }
 
-weir_status wi_verbs_fetch_add(struct weir_ep *base, uint64_t value, uint64_t *result, struct wi_mr *mr,
+WI_NEAR weir_status wi_verbs_fetch_add(struct weir_ep *base, uint64_t value, uint64_t *result, struct wi_mr *mr,
                                uint64_t remote_addr, struct weir_rkey *rkey, weir_comp *comp)
 {
     struct verbs_ep *ep = verbs_ep(base);

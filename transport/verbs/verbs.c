@@ -155,7 +155,7 @@ static bool time_to_look(struct verbs_iface *iface)
     return wi_now_ns() - iface->look_ns > (connecting ? LOOK_CONNECTING_NS : LOOK_IDLE_NS);
 }
 
-static unsigned progress(struct wi_iface *base)
+WI_NEAR static unsigned progress(struct wi_iface *base)
 {
     struct verbs_iface *iface = verbs_iface(base);
     iface->rounds++;
