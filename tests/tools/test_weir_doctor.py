@@ -64,6 +64,24 @@ class Called(unittest.TestCase):
         self.assertEqual(result.returncode, 1)
         self.assertEqual(result.stderr, "weir doctor: WEIR_CHUNK=12Q: not a size; use e.g. 256K\n")
 
+    def test_values_that_fail_in_use_are_told(self):
+        with tempfile.TemporaryDirectory() as folder:
+            secret = pathlib.Path(folder, "secret")
+            for text, mode, level in (("x" * 32, 0o600, "ok"), ("x" * 32, 0o644, "warn"), ("x" * 32, 0o602, "fail"),
+                                      ("short", 0o600, "fail"), (None, 0, "fail")):
+                secret.unlink(missing_ok=True)
+                if text:
+                    secret.write_text(text, encoding="ascii")
+                    secret.chmod(mode)
+                report = doctor("--no-trial", WEIR_SECRET_FILE=str(secret))
+                self.assertEqual((report.level("secret"), report.status), (level, level == "fail"), report.text("secret"))
+            self.assertIn("No such file or directory -> ", report.text("secret"))
+        for value, level in (("foo", "fail"), ("9999", "fail"), ("-1", "fail"), ("off", None)):
+            self.assertEqual(doctor("--no-trial", WEIR_NUMA=value).level("numa"), level, value)
+        for value, level in (("foo", "warn"), ("70000", "warn"), ("::1:9400", "warn"), (":9400", "warn"), ("[x]:1", "warn"),
+                             ("9400", None), ("0.0.0.0:9400", None), ("[::]:9400", None)):
+            self.assertEqual(doctor("--no-trial", WEIR_METRICS_LISTEN=value).level("metrics"), level, value)
+
     def test_text_has_the_lines_of_the_json(self):
         text, report = self.run_tool("--no-trial"), doctor("--no-trial")
         self.assertEqual(text.returncode, report.status)

@@ -137,6 +137,10 @@ void check_gids(struct doctor *doctor);
 void check_mtu(struct doctor *doctor);
 void check_traffic(struct doctor *doctor); /* traffic.c */
 
+void check_secret(struct doctor *doctor); /* variables.c; they say nothing of what is not set */
+void check_metrics(struct doctor *doctor);
+void check_numa(struct doctor *doctor);
+
 void check_shm(struct doctor *doctor); /* transports.c */
 void check_verbs(struct doctor *doctor);
 void check_ucx(struct doctor *doctor);
