@@ -143,6 +143,7 @@ weir_status weir_comm_create(weir_ctx *ctx, weir_boot *boot, const weir_comm_par
     comm->boot = boot;
     comm->watched_fd = -1;
     wi_lender_init(&comm->lender);
+    snprintf(comm->name, sizeof(comm->name), "%s", "(unnamed)"); /* until the store has a number for it */
     if (name && (*name == 0 || (size_t)snprintf(comm->name, sizeof(comm->name), "%s", name) >= sizeof(comm->name)))
         status = wi_error(WEIR_ERR_INVALID, "communicator: a name has 1 to %zu bytes", sizeof(comm->name) - 1);
     if (status == WEIR_OK)

@@ -126,6 +126,16 @@ static struct wi_mr *borrow(struct weir_pool *pool, struct wi_slab *slab)
     return mr;
 }
 
+static void tell_slab(const struct wi_slab *slab, int node)
+{
+    char where[32] = "no node";
+    size_t page = slab->page_size ? slab->page_size : (size_t)sysconf(_SC_PAGESIZE);
+    if (node >= 0)
+        snprintf(where, sizeof(where), "node %d", node);
+    wi_debug("pool: slab of %zu bytes at %p, pages of %zu KiB%s, %s", slab->len, (void *)slab->addr, page / 1024,
+             slab->page_size ? "" : " (huge ones where the kernel has any)", where);
+}
+
 weir_status wi_slab_new(struct weir_pool *pool, size_t len, size_t tag_bytes, struct wi_slab **out)
 {
     struct wi_slab *slab = calloc(1, sizeof(*slab));
@@ -150,8 +160,7 @@ weir_status wi_slab_new(struct weir_pool *pool, size_t len, size_t tag_bytes, st
         wi_slab_free(slab);
         return status;
     }
-    wi_debug("pool: slab of %zu bytes at %p, pages of %zu KiB%s, node %d", len, (void *)slab->addr,
-             slab->page_size / 1024, slab->page_size ? "" : " (transparent)", node);
+    tell_slab(slab, node);
     *out = slab;
     return WEIR_OK;
 }
