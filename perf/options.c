@@ -192,6 +192,15 @@ static int help(void)
     return 1;
 }
 
+static int no_benchmark(void)
+{
+    fputs("weir_perf: no benchmark given; try weir_perf --help\nbenchmarks:", stderr);
+    for (const struct benchmark *b = benchmarks; b->name; b++)
+        fprintf(stderr, " %s", b->name);
+    fputs("\n", stderr);
+    return 2;
+}
+
 static int parse_one(struct options *options, int option, char *text)
 {
     size_t number = 0;
@@ -271,8 +280,10 @@ static const struct benchmark *find_benchmark(const char *name)
 int options_parse(int argc, char **argv, struct options *options)
 {
     *options = (struct options){.check = true, .window = 128};
-    if (argc < 2 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0)
-        return argc < 2 ? (help(), 2) : help();
+    if (argc < 2)
+        return no_benchmark();
+    if (strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0)
+        return help();
     if (argv[1][0] == '-')
         return bad("the benchmark comes first, not", argv[1], "e.g. weir_perf put_lat -s 8");
     options->benchmark = find_benchmark(argv[1]);

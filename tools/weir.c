@@ -63,5 +63,10 @@ int main(int argc, char **argv)
         return 0;
     }
     const struct command *command = find_command(argv[1]);
-    return command ? command->main(argc - 1, argv + 1) : WEIR_TOOL_USAGE;
+    if (!command)
+        return WEIR_TOOL_USAGE;
+    char name[32]; /* what getopt's messages begin with */
+    snprintf(name, sizeof(name), "weir %s", command->name);
+    argv[1] = name;
+    return command->main(argc - 1, argv + 1);
 }

@@ -86,10 +86,12 @@ static const char *without_prefix(const char *why, const char *name)
 static void print_machine_text(const struct feature *features, size_t count)
 {
     char why[WHY_SIZE];
+    bool wrong = weir_config_load() != WEIR_OK; /* told at the end, once */
     printf("weir %s\nbuild       %s\n\ntransports\n", weir_version(), weir_build_options());
     for (size_t i = 0; i < TRANSPORT_COUNT; i++) {
         bool usable = weir_transport_probe(transports[i], why, sizeof(why)) == WEIR_OK;
-        printf("  %-9s %s\n", transports[i], usable ? "usable" : without_prefix(why, transports[i]));
+        const char *reason = wrong ? "not tried, for a variable is wrong" : without_prefix(why, transports[i]);
+        printf("  %-9s %s\n", transports[i], usable ? "usable" : reason);
     }
     printf("\nprocessor   %ld online;", sysconf(_SC_NPROCESSORS_ONLN));
     for (size_t i = 0; i < count; i++)

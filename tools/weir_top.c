@@ -107,8 +107,10 @@ static int parse_options(int argc, char **argv, struct options *options)
             return complain(optarg, "not a number of tables");
         if (option == '1')
             options->once = true;
-        if (option == '?')
+        if (option == '?') { /* getopt has told */
+            fputs("`weir top --help` tells more\n", stderr);
             return WEIR_TOOL_USAGE;
+        }
     }
     for (; optind < argc && result == 0; optind++)
         result = add_source(options, argv[optind]);
@@ -213,11 +215,14 @@ static void show_ranks(const struct gathered *now, const struct gathered *before
                with_unit(rate(row->messages, base->messages, span_s), text[1]),
                with_unit(rate(row->retransmits, base->retransmits, span_s), text[2]),
                with_unit(rate(row->not_ready, base->not_ready, span_s), text[3]));
+        const char *separator = " ";
         for (int k = 0; k < row->latency_count; k++) {
             const struct latency *latency = &row->latencies[k], *then = same_latency(old, latency->operation);
             double p50 = quantile_s(latency, then, 0.5), p99 = quantile_s(latency, then, 0.99);
-            if (p50 > 0.0)
-                printf(" %s %s %s;", latency->operation, as_time(p50, text[4]), as_time(p99, text[5]));
+            if (!(p50 > 0.0))
+                continue;
+            printf("%s%s %s %s", separator, latency->operation, as_time(p50, text[4]), as_time(p99, text[5]));
+            separator = "; ";
         }
         printf("\n");
     }

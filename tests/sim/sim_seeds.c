@@ -390,9 +390,10 @@ int main(int argc, char **argv)
     static struct run run;
     struct wi_sim_world *world;
     bool good = true;
+    opterr = 0; /* one message is enough */
     for (int option; (option = getopt_long(argc, argv, "h", known, NULL)) != -1;) {
         if (!parse_option(option, optarg)) {
-            fprintf(stderr, "sim_seeds: unknown option or value; sim_seeds --help\n");
+            fprintf(stderr, "sim_seeds: %s: unknown option or value; sim_seeds --help\n", argv[optind - 1]);
             return 2;
         }
     }

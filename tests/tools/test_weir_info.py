@@ -41,6 +41,8 @@ class Commands(unittest.TestCase):
         self.expect(weir("help", "nonsense"), 2, r"^$", "'nonsense' is not a command")
         self.expect(weir("info", "--nonsense"), 2, r"^$", "unknown option '--nonsense'")
         self.expect(weir("info", "--markdown"), 2, r"^$", "--markdown goes with --env")
+        self.expect(weir("run", "--nonsense"), 2, r"^$", "^weir run: .*'--nonsense'\n.*weir run --help")
+        self.expect(weir("top", "--nonsense"), 2, r"^$", "^weir top: .*'--nonsense'\n.*weir top --help")
 
 
 class Machine(unittest.TestCase):
@@ -76,6 +78,7 @@ class Machine(unittest.TestCase):
         result = weir("info", WEIR_CHUNK="12Q")
         self.assertEqual(result.returncode, 1)
         self.assertEqual(result.stderr, "weir info: WEIR_CHUNK=12Q: not a size; use e.g. 256K\n")
+        self.assertNotIn("12Q", result.stdout) # once is enough
 
 
 class Variables(unittest.TestCase):

@@ -45,6 +45,12 @@ class Hostile(unittest.TestCase):
         self.assertIn(b"shm?", done.stdout)
         self.assertTrue(all(byte == 10 or 32 <= byte < 127 for byte in done.stdout), done.stdout)
 
+    def test_latencies_are_separated(self):
+        text = b"".join(b'weir_operation_seconds_bucket{rank="0",operation="%s",le="%s"} 5\n' % (operation, bound)
+                        for operation in (b"get", b"put") for bound in (b"1e-06", b"+Inf"))
+        done = Server(lambda: [HEAD + text]).top()
+        self.assertIn(b" get 1 us 1 us; put 1 us 1 us\n", done.stdout)
+
     def test_one_who_answers_without_end_is_given_up(self):
         def trickle():
             yield HEAD
