@@ -100,7 +100,7 @@ class WeirPerf(unittest.TestCase):
                                 (["put_bw", "-s", "64G", "-r", "64"], "this host has"), (["put_bw", "-i", "1"], "-d mlx5_0:1"),
                                 (["-s", "8", "put_bw"], "comes first"), (["put_bw", "otherhost"], "launcher"),
                                 (["ps", "-s", "6"], "multiples of 4"), (["put_bw", "--compare", "-b"], "--compare takes"),
-                                (["put_bw", "--bogus"], "unrecognized"),
+                                (["put_bw", "--bogus"], "unrecognized"), ([], "no benchmark given"),
                                 (["put_bw", "-s", "12Q"], "not a size"), (["put_bw", "-r", "3"], "even number"),
                                 (["put_lat", "-D", "1s"], "*_bw"), (["get_lat", "-b"], "*_bw")):
             done = perf(*arguments)
