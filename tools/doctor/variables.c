@@ -60,8 +60,10 @@ static bool is_place(const char *where)
     char host[INET6_ADDRSTRLEN];
     unsigned char address[sizeof(struct in6_addr)];
     const char *colon = strrchr(where, ':');
-    if (!is_number(colon ? colon + 1 : where, 65535) || !colon)
-        return !colon && is_number(where, 65535);
+    if (!is_number(colon ? colon + 1 : where, 65535))
+        return false;
+    if (!colon)
+        return true;
     bool bracketed = colon - where > 2 && where[0] == '[' && colon[-1] == ']';
     size_t len = (size_t)(colon - where) - (bracketed ? 2 : 0);
     if (len >= sizeof(host))
