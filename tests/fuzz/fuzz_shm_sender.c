@@ -4,9 +4,9 @@
  * ordinary memory here, of exact size. Whatever the peer does, each operation that was posted ends, once.
  */
 #include "bytes_of.h"
+#include "ep_fail.h"
 #include "transport/shm/shm.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -62,18 +62,6 @@ struct shm_ring *wi_shm_ring_map(const struct shm_segment *segment, uint32_t ind
 {
     check(segment == &shm->own && index == ring_count);
     return ring_count < 2 * EPS ? rings[ring_count++] : NULL;
-}
-
-/* As it is in endpoint.c of the front. */
-void wi_ep_fail(struct weir_ep *ep, weir_status status, const char *format, ...)
-{
-    va_list args;
-    if (ep->status != WEIR_OK)
-        return;
-    va_start(args, format);
-    vsnprintf(ep->sentence, sizeof(ep->sentence), format, args);
-    va_end(args);
-    ep->status = status;
 }
 
 weir_status weir_ep_status(const weir_ep *ep)

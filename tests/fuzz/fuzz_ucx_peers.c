@@ -5,12 +5,12 @@
  * the rest. Memory that peers may reach is of exact size, so that the sanitizer sees what is beyond.
  */
 #include "bytes_of.h"
+#include "ep_fail.h"
 #include "core/config.h"
 #include "core/error.h"
 #include "transport/ucx/ucx.h"
 
 #include <ifaddrs.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
@@ -246,17 +246,6 @@ bool wi_ucx_shares_memory(void)
 bool wi_ucx_protocols_known(void)
 {
     return true;
-}
-
-void wi_ep_fail(struct weir_ep *ep, weir_status status, const char *format, ...)
-{
-    va_list args;
-    if (ep->status != WEIR_OK)
-        return;
-    va_start(args, format);
-    vsnprintf(ep->sentence, sizeof(ep->sentence), format, args);
-    va_end(args);
-    ep->status = status;
 }
 
 /* ---- The world ---------------------------------------------------------------------------------------------------- */
