@@ -2,8 +2,8 @@
  * One thread owns all of the server's state; epoll tells it what to do next, an eventfd tells it to end.
  *
  * A connection is a stranger until it has said HELLO and got a seat. Strangers are few (when one too many comes, or no
- * descriptor is left, the oldest of the address that has most of them goes), have a bounded time and a bounded frame, and can do nothing:
- * whatever they send does not disturb the job. Where the job has a secret, a stranger has to prove that it knows it before
+ * descriptor is left, the oldest of the address that has most of them goes), have a bounded time and a bounded frame, and
+ * can do nothing: whatever they send does not disturb the job. Where the job has a secret, a stranger has to prove that it knows it before
  * its HELLO is listened to, and is told nothing of the job until then.
  */
 #include "bootstrap/server.h"

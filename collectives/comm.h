@@ -128,9 +128,10 @@ void wi_buffers_find(struct weir_comm *comm);
 void wi_buffers_leave(struct weir_comm *comm);
 
 /*
- * Ends the communicator after an error: tells the job, closes the endpoints and takes back the keys of the caller's buffers, so
- * that nothing touches these any more, and keeps the status, which it returns. An operation that failed (peer gone, key revoked) often did
- * so because of an error elsewhere that the job will tell within a moment: that one is waited for and preferred.
+ * Ends the communicator after an error: tells the job, closes the endpoints and takes back the keys of the caller's
+ * buffers, so that nothing touches these any more, and keeps the status, which it returns. An operation that failed (peer
+ * gone, key revoked) often did so because of an error elsewhere that the job will tell within a moment: that one is waited
+ * for and preferred.
  */
 weir_status wi_comm_fail(struct weir_comm *comm, weir_status status);
 

@@ -1,6 +1,6 @@
 /*
- * The memory that servers write weights to: memory of the caller, registered or acquired for the call, or staging memory. A server knows it by a
- * small number; the key itself travels once, in front of the first request that uses it.
+ * The memory that servers write weights to: memory of the caller, registered or acquired for the call, or staging memory.
+ * A server knows it by a small number; the key itself travels once, in front of the first request that uses it.
  */
 #include "ps/client.h"
 

@@ -39,7 +39,13 @@ static void nothing_forget(void *arg, const char *key)
 static void find_used(char *device, size_t size)
 {
     const weir_exchange exchange = {
-        .size = sizeof(exchange), .fd = -1, .put = nothing_put, .append = nothing_put, .get = nothing_get, .forget = nothing_forget};
+        .size = sizeof(exchange),
+        .fd = -1,
+        .put = nothing_put,
+        .append = nothing_put,
+        .get = nothing_get,
+        .forget = nothing_forget,
+    };
     const weir_ctx_params params = {.size = sizeof(params), .transport = "verbs", .exchange = &exchange};
     weir_ctx_attr attr;
     weir_ctx *ctx;

@@ -233,7 +233,8 @@ weir_status wi_ucx_address_read(struct wi_ucx_ep *ep, const unsigned char *buf, 
     }
     order_targets(ep, list, count, port, network == ep->link.iface->base.params.network);
     if (ep->target_count == 0)
-        return wi_error(WEIR_ERR_PEER_UNREACHABLE, "UCX: the peer has a loopback address only, and is on another host or in another network "
+        return wi_error(WEIR_ERR_PEER_UNREACHABLE,
+                        "UCX: the peer has a loopback address only, and is on another host or in another network "
                         "namespace; set MASTER_ADDR or WEIR_INTERFACE to an address that it can reach");
     return WEIR_OK;
 }
