@@ -240,23 +240,22 @@ static weir_status measure_single(struct pair *pair, struct process *process, co
     (void)elapsed_s;
     const struct options *options = process->options;
     size_t count = iterations_for(options, size), warmup = options->warmup ? options->warmup : count / 10 + 1;
-    double last = 0.0, *samples = calloc(count, sizeof(double));
-    weir_status status = samples ? WEIR_OK : WEIR_ERR_NO_MEMORY;
+    double *samples = calloc(count, sizeof(double));
+    uint64_t *ended = calloc(warmup + count, sizeof(*ended)); /* in ticks: an emulated processor takes long over fractions */
+    weir_status status = samples && ended ? WEIR_OK : WEIR_ERR_NO_MEMORY;
     for (size_t i = 0; i < warmup + count && status == WEIR_OK; i++) {
         weir_comp comp = WEIR_COMP_INIT;
-        if (i == warmup)
-            last = now_s();
         status = stream->post(pair, process, size, &comp);
         if (status == WEIR_OK)
             status = weir_wait(process->ctx, &comp, -1);
-        double now = now_s();
-        if (i >= warmup)
-            samples[i - warmup] = now - last;
-        last = now;
+        ended[i] = now_ticks();
         if (status == WEIR_OK && options->check && stream->verify == verify_adds)
             status = check_count(process, "earlier additions", *(const uint64_t *)(const void *)pair->source, pair->posted);
         pair->posted++;
     }
+    for (size_t i = 0; i < count && status == WEIR_OK; i++)
+        samples[i] = ticks_s(ended[warmup + i] - ended[warmup + i - 1]);
+    free(ended);
     if (status == WEIR_OK)
         result_from_samples(samples, count, 1, size, result);
     free(samples);

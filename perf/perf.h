@@ -128,6 +128,9 @@ weir_status check_message(const struct process *process, const unsigned char *me
 /* Have as many come as were sent? */
 weir_status check_count(const struct process *process, const char *what, uint64_t came, uint64_t due);
 
+/* A clock, in ticks of the processor's counter where there is one, and in seconds. */
+uint64_t now_ticks(void);
+double ticks_s(uint64_t ticks);
 double now_s(void);
 
 weir_status run_put_lat(struct process *process);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#if defined(__x86_64__) || defined(__aarch64__)
 static double clock_s(void)
 {
     struct timespec now;
@@ -12,9 +13,8 @@ static double clock_s(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-#if defined(__x86_64__) || defined(__aarch64__)
 /* The counter that the processor keeps, read without a call: clock_gettime() takes as long as a put. */
-static uint64_t ticks(void)
+uint64_t now_ticks(void)
 {
 #if defined(__x86_64__)
     return __builtin_ia32_rdtsc();
@@ -32,24 +32,36 @@ static double tick_s(void)
     if (length > 0.0)
         return length;
     double start_s = clock_s(), end_s;
-    uint64_t start = ticks();
+    uint64_t start = now_ticks();
     do
         end_s = clock_s();
     while (end_s - start_s < 0.02);
-    length = (end_s - start_s) / (double)(ticks() - start);
+    length = (end_s - start_s) / (double)(now_ticks() - start);
     return length;
+}
+#else
+uint64_t now_ticks(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static double tick_s(void)
+{
+    return 1e-9;
+}
+#endif
+
+double ticks_s(uint64_t ticks)
+{
+    return (double)ticks * tick_s();
 }
 
 double now_s(void)
 {
-    return (double)ticks() * tick_s();
+    return ticks_s(now_ticks());
 }
-#else
-double now_s(void)
-{
-    return clock_s();
-}
-#endif
 
 static int compare(const void *a, const void *b)
 {
