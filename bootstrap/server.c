@@ -100,12 +100,18 @@ struct wi_boot_server {
     struct wi_link members;
     struct wi_link dirty;
     struct wi_link dead;
+    struct wi_boot_server_counts counts;
 };
 
 #define OF_LINK(_link)  ((struct connection *)((char *)(_link)-offsetof(struct connection, link)))
 #define OF_DIRTY(_link) ((struct connection *)((char *)(_link)-offsetof(struct connection, dirty)))
 
 static void member_lost(struct wi_boot_server *server, int rank, int error);
+
+static void count_one(uint64_t *count)
+{
+    __atomic_fetch_add(count, 1, __ATOMIC_RELAXED);
+}
 
 /* ---- connections ---- */
 
@@ -154,6 +160,7 @@ static void tell(struct wi_boot_server *server, struct connection *connection, c
         lose(server, connection, ENOBUFS);
         return;
     }
+    count_one(&server->counts.queued);
     wi_link_remove(&connection->dirty);
     wi_link_append(&server->dirty, &connection->dirty);
 }
@@ -167,7 +174,7 @@ static void tell_status(struct wi_boot_server *server, struct connection *connec
 }
 
 /* Queues as many of the pieces as go into a frame. */
-static bool queue_pieces(struct connection *connection)
+static bool queue_pieces(struct wi_boot_server *server, struct connection *connection)
 {
     struct wi_message part = {.type = WI_WIRE_PIECES, .request = connection->gather, .rank = connection->piece_next};
     uint8_t *bytes = malloc(WI_WIRE_PIECES_MAX);
@@ -185,13 +192,14 @@ static bool queue_pieces(struct connection *connection)
     bool queued = bytes && wi_bytes_append(&connection->out, &part);
     if (!more)
         connection->pieces = NULL;
+    count_one(&server->counts.queued);
     free(bytes);
     return queued;
 }
 
 static void flush(struct wi_boot_server *server, struct connection *connection)
 {
-    if (connection->pieces && wi_bytes_count(&connection->out) == 0 && !queue_pieces(connection)) {
+    if (connection->pieces && wi_bytes_count(&connection->out) == 0 && !queue_pieces(server, connection)) {
         lose(server, connection, ENOMEM);
         return;
     }
@@ -637,6 +645,7 @@ static size_t handle_frames(struct wi_boot_server *server, struct connection *co
         bool fits = connection->rank != STRANGER || frame_len <= STRANGER_FRAME_MAX;
         if (result == WI_WIRE_MORE && fits)
             return frame_len - count;
+        count_one(&server->counts.received);
         if (result == WI_WIRE_OTHER && connection->rank == STRANGER) {
             refuse(server, connection, WEIR_ERR_PROTOCOL,
                    "it speaks another version of the store's protocol: all ranks need the same libweir");
@@ -936,6 +945,14 @@ weir_status wi_boot_server_create(const struct wi_boot_server_params *params, st
 fail:
     server_free(server);
     return status;
+}
+
+struct wi_boot_server_counts wi_boot_server_counts(const struct wi_boot_server *server)
+{
+    return (struct wi_boot_server_counts){
+        .received = __atomic_load_n(&server->counts.received, __ATOMIC_RELAXED),
+        .queued = __atomic_load_n(&server->counts.queued, __ATOMIC_RELAXED),
+    };
 }
 
 void wi_boot_server_destroy(struct wi_boot_server *server, uint64_t linger_ns)

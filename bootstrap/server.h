@@ -23,8 +23,17 @@ struct wi_boot_server_params {
     uint64_t timeout_ns; /* a rank that is silent for so long is dead */
 };
 
+/* What the server has done so far, in frames: deterministic, where time is not. */
+struct wi_boot_server_counts {
+    uint64_t received;
+    uint64_t queued; /* to be sent */
+};
+
 /* Listens and starts the thread. Errors: WEIR_ERR_PEER_UNREACHABLE (port in use), WEIR_ERR_IO, WEIR_ERR_NO_MEMORY. */
 weir_status wi_boot_server_create(const struct wi_boot_server_params *params, struct wi_boot_server **server);
+
+/* From any thread. */
+struct wi_boot_server_counts wi_boot_server_counts(const struct wi_boot_server *server);
 
 /* Serves on until all ranks have left, at most `linger_ns`, then tells who is left that the store closes. NULL is
  * allowed. */

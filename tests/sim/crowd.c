@@ -2,7 +2,7 @@
  * Thousands of ranks in one simulated world, over a network that loses and reorders: each connects lazily with its neighbour
  * in a ring and with rank 0, which connects with all of them at the same moment; then some are killed, half of them in
  * silence. What is written is checked, who has lost whom is told, and the others go on. A rank of N may cost little more
- * than one of N / 4: in events and turns, which are the same in every run of a seed, and in the processor's time.
+ * than one of N / 4, in events and turns, which are the same in every run of a seed; the processor's time is printed beside.
  *
  * Usage: sim_crowd [--ranks N] [--seed S] [--help]
  */
@@ -18,7 +18,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-enum { KILLED_EVERY = 50, ATTEMPTS = 3, FILES_EACH = 2, SKIPPED = 77 };
+enum { KILLED_EVERY = 50, FILES_EACH = 2, SKIPPED = 77 };
 #define TIMEOUT_NS   4000000000ull
 #define TIMEOUT_TEXT "4s"
 
@@ -282,14 +282,10 @@ int main(int argc, char **argv)
     setenv("WEIR_SPIN", "0us", 1);
     setenv("WEIR_LOG", "error", 0);
     CHECK_OK(wi_sim_world_create(&crowd.world));
-    bool good = false;
-    for (int attempt = 0; attempt < ATTEMPTS && !good; attempt++) {
-        struct cost few = run(ranks / 4), many = run(ranks);
-        CHECK(many.events <= 1.5 * few.events + 10 && many.switches <= 1.5 * few.switches + 10);
-        good = many.cpu_us <= 2 * few.cpu_us + 50;
-    }
+    struct cost few = run(ranks / 4), many = run(ranks);
+    bool good = many.events <= 1.5 * few.events + 10 && many.switches <= 1.5 * few.switches + 10;
     if (!good)
-        printf("four times the ranks cost more than twice as much each\n");
+        printf("four times the ranks cost more than one and a half times as much each\n");
     wi_sim_world_destroy(crowd.world);
     return good ? 0 : 1;
 }

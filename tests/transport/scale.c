@@ -367,7 +367,10 @@ static struct cost run_with(weir_boot *boot, int peers, int a_context, int attem
     return cost;
 }
 
-/* Is a peer of many not much dearer than one of few? Small amounts are noise. */
+/*
+ * Is a peer of many not much dearer than one of few? Where each looked at all others it would be four times as dear; time
+ * is noisy, so anything clearly below that passes, in the best of some attempts.
+ */
 static bool about_linear(const struct cost *few, const struct cost *many, double factor)
 {
     return many->use_us <= factor * few->use_us + 20 && many->close_us <= factor * few->close_us + 20 &&
@@ -411,7 +414,7 @@ int main(int argc, char **argv)
                                             {"factor", required_argument, NULL, 'f'},
                                             {NULL, 0, NULL, 0}};
     int peers = 2000, a_context = 1;
-    double factor = 2.0;
+    double factor = 3.0;
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (option) {
         case 'p':
