@@ -55,6 +55,10 @@ static int fuzz_shutdown(int fd, int how)
 #define close     fuzz_close
 #define shutdown  fuzz_shutdown
 #include "bootstrap/bytes.c"
+#include "bootstrap/serve_connection.c"
+#include "bootstrap/serve_job.c"
+#include "bootstrap/serve_request.c"
+#include "bootstrap/serve_stranger.c"
 #include "bootstrap/server.c"
 
 /* ---- What net.c would do with sockets ---- */
@@ -120,11 +124,11 @@ static void check_state(const struct wi_boot_server *server)
     size_t strangers = 0;
     int taken = 0;
     for (const struct wi_link *link = server->strangers.next; link != &server->strangers; link = link->next)
-        strangers += OF_LINK(link)->rank == STRANGER && OF_LINK(link)->fd >= 0;
+        strangers += WI_CONNECTION(link)->rank == WI_STRANGER && WI_CONNECTION(link)->fd >= 0;
     for (int rank = 0; rank < server->world; rank++) {
-        const struct seat *seat = &server->seats[rank];
-        taken += seat->state == SEAT_TAKEN;
-        check((seat->state == SEAT_TAKEN) == (seat->connection != NULL));
+        const struct wi_seat *seat = &server->seats[rank];
+        taken += seat->state == WI_SEAT_TAKEN;
+        check((seat->state == WI_SEAT_TAKEN) == (seat->connection != NULL));
         check(!seat->connection || (seat->connection->rank == rank && seat->connection->fd >= 0));
     }
     check(strangers == server->stranger_count && taken == server->present);
@@ -142,7 +146,7 @@ static struct wi_span take_span(struct bytes_of *input, size_t max)
 }
 
 /* A frame that is right but for what it says. */
-static size_t make_frame(struct bytes_of *input, const struct connection *connection, uint8_t *frame, size_t room)
+static size_t make_frame(struct bytes_of *input, const struct wi_connection *connection, uint8_t *frame, size_t room)
 {
     static const struct wi_secret right = {.len = 16, .bytes = "0123456789abcdef"};
     uint8_t proof[WI_SECRET_PROOF];
@@ -171,15 +175,15 @@ static size_t make_frame(struct bytes_of *input, const struct connection *connec
     return wi_wire_encode(&message, frame, room);
 }
 
-static void one_turn(struct wi_boot_server *server, struct bytes_of *input, struct connection *connections[])
+static void one_turn(struct wi_boot_server *server, struct bytes_of *input, struct wi_connection *connections[])
 {
     uint8_t frame[2048];
     uint8_t what = take_byte(input);
     int index = what % CONNECTIONS;
     size_t len = 0;
     if (!connections[index]) {
-        add_stranger(server, FIRST_FD + index);
-        connections[index] = OF_LINK(server->strangers.prev);
+        wi_serve_add_stranger(server, FIRST_FD + index);
+        connections[index] = WI_CONNECTION(server->strangers.prev);
         seated[index] = proven[index] = false;
     }
     if (what & 0x80) {
@@ -194,20 +198,20 @@ static void one_turn(struct wi_boot_server *server, struct bytes_of *input, stru
         arrived[index].at = frame;
     }
     arrived[index].left = len;
-    on_readable(server, connections[index]);
-    flush_dirty(server);
+    wi_serve_readable(server, connections[index]);
+    wi_serve_flush_dirty(server);
     check_state(server);
     for (int i = 0; i < CONNECTIONS; i++)
         if (connections[i] && connections[i]->fd < 0)
             connections[i] = NULL;
-    bury(server);
+    wi_serve_bury(server);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const struct wi_secret none, right = {.len = 16, .bytes = "0123456789abcdef"};
     struct bytes_of input = {data, size};
-    struct connection *connections[CONNECTIONS] = {NULL};
+    struct wi_connection *connections[CONNECTIONS] = {NULL};
     has_secret = take_byte(&input) & 1;
     struct wi_boot_server *server = calloc(1, sizeof(*server));
     *server = (struct wi_boot_server){.listener = -1,
