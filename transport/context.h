@@ -142,7 +142,8 @@ uint64_t wi_network_id(void);
 
 /*
  * The numeric address that WEIR_INTERFACE (a name or a numeric address) stands for (interface.c). `size` is at least
- * INET6_ADDRSTRLEN. WEIR_ERR_CONFIG: there is no such interface, or it has no usable address.
+ * INET6_ADDRSTRLEN. WEIR_ERR_CONFIG: there is no such interface, it has no usable address, or it is not an
+ * address of this host.
  */
 weir_status wi_interface_address(const char *text, char *address, size_t size);
 

@@ -8,11 +8,34 @@
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
-static bool is_numeric(const char *text)
+/* A numeric address? Its length for bind(), 0: no. */
+static socklen_t parse_numeric(const char *text, struct sockaddr_storage *address)
 {
-    unsigned char bytes[16];
-    return inet_pton(AF_INET, text, bytes) == 1 || inet_pton(AF_INET6, text, bytes) == 1;
+    struct sockaddr_in in = {.sin_family = AF_INET};
+    struct sockaddr_in6 in6 = {.sin6_family = AF_INET6};
+    if (inet_pton(AF_INET, text, &in.sin_addr) == 1) {
+        memcpy(address, &in, sizeof(in));
+        return sizeof(in);
+    }
+    if (inet_pton(AF_INET6, text, &in6.sin6_addr) == 1) {
+        memcpy(address, &in6, sizeof(in6));
+        return sizeof(in6);
+    }
+    return 0;
+}
+
+/* Would this host listen on it? 0 or an errno. Asked of the kernel, which may be told to allow more than what is there. */
+static int try_address(const struct sockaddr_storage *address, socklen_t len)
+{
+    int fd = socket(address->ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return errno;
+    int error = bind(fd, (const struct sockaddr *)address, len) == 0 ? 0 : errno;
+    close(fd);
+    return error;
 }
 
 /* How much we would like to listen on this: IPv4 before global IPv6; link-local addresses mean nothing to peers. */
@@ -53,15 +76,30 @@ static void add_name(char *names, size_t size, const char *name)
         snprintf(names + len, size - len, "%s", word);
 }
 
+static weir_status check_numeric(const char *text, const struct sockaddr_storage *address, socklen_t len)
+{
+    int error = try_address(address, len);
+    if (error == EADDRNOTAVAIL)
+        return wi_error(WEIR_ERR_CONFIG,
+                        "WEIR_INTERFACE=%s: no interface of this host has this address (ip addr lists what they have); where "
+                        "each host has another, give the interface's name",
+                        text);
+    if (error != 0)
+        return wi_error(WEIR_ERR_CONFIG, "WEIR_INTERFACE=%s: this host cannot listen there: %s", text, strerror(error));
+    return WEIR_OK;
+}
+
 weir_status wi_interface_address(const char *text, char *address, size_t size)
 {
+    struct sockaddr_storage numeric = {0};
+    socklen_t numeric_len = parse_numeric(text, &numeric);
     struct ifaddrs *all;
     char names[512] = "";
     int best = 0;
     bool found = false;
-    if (is_numeric(text)) {
+    if (numeric_len > 0) {
         snprintf(address, size, "%s", text);
-        return WEIR_OK;
+        return check_numeric(text, &numeric, numeric_len);
     }
     if (getifaddrs(&all) != 0)
         return wi_error(WEIR_ERR_IO, "WEIR_INTERFACE=%s: listing the interfaces: %s", text, strerror(errno));

@@ -82,7 +82,10 @@ static void open_any_network(struct weir_ctx *ctx, const struct wi_iface_params 
             wi_error_clear();
             return;
         }
-        wi_info("transport %s is not used: %s", order[i], weir_last_error());
+        if (i == 0 && wi_config()->device[0]) /* who names a device wants it */
+            wi_warn("WEIR_DEVICE=%s is not used: %s", wi_config()->device, weir_last_error());
+        else
+            wi_info("transport %s is not used: %s", order[i], weir_last_error());
     }
     wi_warn("no network transport works (the last reason: %s); only peers of this host can be reached",
             weir_last_error());

@@ -70,6 +70,11 @@ class WeirPerf(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn("verbs", done.stderr)
 
+    def test_a_device_that_is_not_used_is_told(self):
+        done = perf("put_lat", "-n", "10", "-s", "8", WEIR_TRANSPORT="auto", WEIR_DEVICE="no_such_device0")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stderr, r"WARN WEIR_DEVICE=no_such_device0 is not used: verbs: ")
+
     def test_over_a_network(self):
         for benchmark in PAIRS:
             self.result(benchmark, "-n", "40", "-s", "8", "-q", "8", WEIR_TRANSPORT="ucx", WEIR_INTRANODE="off",
