@@ -12,7 +12,7 @@ static const char usage[] =
     "\n"
     "  -s, --size LIST       bytes: 8, 64K, a list 8,4K,1M or a range 8..4M in powers of two\n"
     "  -a, --all             sizes 1 to 4M in powers of two\n"
-    "  -n, --iterations N    a size (default by size, 20 to 10000)\n"
+    "  -n, --iterations N    a size (default by size, 20 to 10000); *_bw: in whole halves of the window\n"
     "  -w, --warmup N        not counted (default a tenth)\n"
     "  -D, --duration TIME   *_bw: measure for so long, e.g. 5s, instead of by iterations\n"
     "  -q, -t, --window N    *_bw: operations in flight (default 128; perftest calls it --tx-depth)\n"
@@ -34,6 +34,9 @@ static const char usage[] =
     "\n"
     "perf/compare runs the same beside ib_write_lat, ib_read_bw, ucx_perftest and others, and plots.\n"
     "WEIR_TRANSPORT and WEIR_INTRANODE choose what is measured; `weir info --env` lists all variables.\n"
+    "\n"
+    "Columns: times are of one operation; GB/s is rank 0's (1e9 bytes a second); bus GB/s, of all-reduce, what each link\n"
+    "carries: GB/s * 2 * (ranks - 1) / ranks; all GB/s and all Mop/s, of *_bw, those of all senders together.\n"
     "\n"
     "Benchmarks:\n";
 

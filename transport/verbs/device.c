@@ -405,7 +405,7 @@ static weir_status query_limits(struct verbs_device *device, const struct verbs_
     if (wi_config()->verbs_windows == WI_VERBS_WINDOWS_OFF)
         device->windows = false;
     wi_info("%s:%u: remote keys are %s", choice->device, choice->port,
-            device->windows ? "windows on just what was exported" : "those of whole regions, without windows");
+            device->windows ? "windows on just what was exported" : "of registrations of just what was exported");
     device->srq_depth = at_most((uint64_t)wi_config()->verbs_receives, attr.max_srq_wr);
     uint32_t cq_wanted = 2 * device->srq_depth > WI_VERBS_CQ_DEPTH ? 2 * device->srq_depth : WI_VERBS_CQ_DEPTH;
     device->cq_depth = at_most(cq_wanted, attr.max_cqe);
