@@ -35,6 +35,15 @@ static inline uint64_t wi_now_ns(void)
     return (uint64_t)now.tv_sec * WI_NS_PER_S + (uint64_t)now.tv_nsec;
 }
 
+/*
+ * From then to now; 0 where `now_ns` was read before `then_ns`, as by a caller who handled something in between: their
+ * difference would be half an eternity, and longer than any bound.
+ */
+static inline uint64_t wi_elapsed_ns(uint64_t now_ns, uint64_t then_ns)
+{
+    return now_ns > then_ns ? now_ns - then_ns : 0;
+}
+
 /* One polite turn of a polling loop. */
 static inline void wi_cpu_relax(void)
 {

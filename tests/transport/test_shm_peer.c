@@ -108,6 +108,27 @@ static void requests_are_answered_in_order(void **state)
     assert_int_equal(p->words[2], 0);
 }
 
+/* Posting looks after peers now and then. That it finds an answer then, with others to come, is no silence. */
+static void answers_found_while_posting_are_no_silence(void **state)
+{
+    struct pair *p = *state;
+    uint64_t result[SHM_RING_REQUESTS];
+    weir_comp comp = WEIR_COMP_INIT;
+    for (size_t i = 0; i < SHM_RING_REQUESTS; i++) {
+        assert_int_equal(fetch_add(p, 1, &result[i], &comp), WEIR_OK);
+        if (i % 8 == 0)
+            wi_shm_ops.progress(&p->there->base);
+        if (i % 8 == 4)
+            poll(NULL, 0, 20); /* it is time to look again */
+    }
+    assert_int_equal(p->ep->base.status, WEIR_OK);
+    assert_true(comp.pending < SHM_RING_REQUESTS); /* it did look */
+    wi_shm_ops.progress(&p->there->base);
+    wi_shm_ops.progress(&p->here->base);
+    assert_int_equal(comp.pending, 0);
+    assert_int_equal(comp.status, WEIR_OK);
+}
+
 /* A request that was on its way when its key was taken back is refused by the target. */
 static void late_requests_meet_a_revoked_key(void **state)
 {
@@ -462,6 +483,7 @@ int main(void)
     setenv("WEIR_LOG", "error", 1); /* the warnings are what is provoked here */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(requests_are_answered_in_order, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(answers_found_while_posting_are_no_silence, set_up, tear_down),
         cmocka_unit_test_setup_teardown(late_requests_meet_a_revoked_key, set_up, tear_down),
         cmocka_unit_test_setup_teardown(targets_check_ranges_themselves, set_up, tear_down),
         cmocka_unit_test_setup_teardown(damaged_rings_are_refused, set_up, tear_down),

@@ -218,14 +218,15 @@ static unsigned look_after(struct shm_iface *shm, struct shm_peer *peer)
 }
 
 /* The target has to answer requests; one that does not for WEIR_TIMEOUT is taken for dead. */
-static unsigned check_silent(struct shm_iface *shm, uint64_t now_ns)
+static unsigned check_silent(struct shm_iface *shm)
 {
     unsigned count = wi_shm_eps_poll(shm);
+    uint64_t now_ns = wi_now_ns(); /* not earlier than what polling has noted */
     for (struct wi_list *link = shm->waiting.next, *next; link != &shm->waiting; link = next) {
         struct shm_ep *ep = WI_LIST_ITEM(link, struct shm_ep, waiting);
         char sentence[128];
         next = link->next;
-        if (now_ns - ep->waiting_since_ns <= shm->timeout_ns)
+        if (wi_elapsed_ns(now_ns, ep->waiting_since_ns) <= shm->timeout_ns)
             continue;
         snprintf(sentence, sizeof(sentence), "rank %llu: process %d is there but has not answered for %.1f s",
                  (unsigned long long)ep->base.peer_id, ep->peer->name.pid, (double)shm->timeout_ns / 1e9);
@@ -251,6 +252,6 @@ unsigned wi_shm_check_peers(struct shm_iface *shm)
     }
     wi_shm_rings_collect(shm, LEFT_A_CHECK);
     if (shm->waiting_count > 0)
-        count += check_silent(shm, wi_now_ns());
+        count += check_silent(shm);
     return count;
 }

@@ -291,13 +291,13 @@ bool wi_ucx_ep_watch(struct wi_ucx_ep *ep, uint64_t now_ns)
         return true;
     }
     if (link->status != WEIR_OK) {
-        if (now_ns - link->ended_ns > LINGER_NS)
+        if (wi_elapsed_ns(now_ns, link->ended_ns) > LINGER_NS)
             wi_ucx_link_abandon(link, link->status);
         return !wi_list_empty(&link->slots);
     }
     if (ep->base.ready || !ep->base.started)
         return false;
-    if (ep->target_count > 1 && now_ns - ep->attempt_ns > doubled(ATTEMPT_NS, ep->rounds))
+    if (ep->target_count > 1 && wi_elapsed_ns(now_ns, ep->attempt_ns) > doubled(ATTEMPT_NS, ep->rounds))
         wi_ucx_link_end(link, WEIR_ERR_PEER_UNREACHABLE, UCS_ERR_TIMED_OUT);
     return true;
 }

@@ -116,7 +116,7 @@ void wi_ucx_silence_bound(struct wi_ucx_iface *iface)
 /* With thousands of connections a look takes time, and takes a small share of it at most. */
 void wi_ucx_silence_watch(struct wi_ucx_iface *iface, uint64_t now_ns)
 {
-    if (iface->silence_looks == 0 || now_ns - iface->silence_ns < iface->silence_pause_ns)
+    if (iface->silence_looks == 0 || wi_elapsed_ns(now_ns, iface->silence_ns) < iface->silence_pause_ns)
         return;
     bound_all(&iface->ports);
     iface->silence_ns = wi_now_ns();

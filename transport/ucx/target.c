@@ -172,13 +172,13 @@ bool wi_ucx_conn_watch(struct wi_ucx_conn *conn, uint64_t now_ns)
 {
     struct wi_ucx_link *link = &conn->link;
     if (link->status != WEIR_OK) {
-        if (now_ns - link->ended_ns > LINGER_NS) {
+        if (wi_elapsed_ns(now_ns, link->ended_ns) > LINGER_NS) {
             wi_ucx_link_abandon(link, link->status);
             wi_ucx_todo(link);
         }
         return true;
     }
-    if (!conn->wanted && now_ns - conn->accepted_ns > wi_config()->timeout_ns)
+    if (!conn->wanted && wi_elapsed_ns(now_ns, conn->accepted_ns) > wi_config()->timeout_ns)
         wi_ucx_link_end(link, WEIR_ERR_TIMEOUT, UCS_ERR_TIMED_OUT);
     return !conn->wanted;
 }
