@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """`weir doctor` on a host: what must be mended is made for real (limits, firewall, interfaces, /proc), in namespaces of the
 test's own; adapters that are not here come as a tree of files like theirs. Those of soft-RoCE: doctor_guest.py."""
+import errno
 import functools
 import os
 import pathlib
+import random
 import re
 import shutil
 import socket
@@ -20,10 +22,17 @@ doctor = functools.partial(shared.doctor, TOOL)
 
 
 def free_port():
-    """Free on all addresses, as the store binds to all: a connection that ended may still hold a port of 127.0.0.2."""
-    with socket.create_server(("", 0), family=socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET,
-                              dualstack_ipv6=socket.has_dualstack_ipv6()) as server:
-        return server.getsockname()[1]
+    """Free on all addresses, as the store binds to all, and none of those that the kernel gives to connections and listeners of
+    other tests meanwhile, nor to the connection itself, which then is one with itself."""
+    both = socket.has_dualstack_ipv6()
+    while True:
+        try:
+            with socket.create_server(("", random.randrange(10000, 32000)), family=socket.AF_INET6 if both else socket.AF_INET,
+                                      dualstack_ipv6=both) as server:
+                return server.getsockname()[1]
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
 
 
 def namespaces_work():
