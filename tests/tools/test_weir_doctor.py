@@ -192,6 +192,13 @@ class Network(unittest.TestCase):
         self.assertEqual(report.fails(), ["route"])
         self.assertRegex(report.text("route"), "no route: .* -> add a route")
 
+    def test_a_connection_with_itself_is_none(self):
+        """Where nobody serves, the kernel may give a connection the very port that it goes to: here it has no other."""
+        narrow = "; echo '29400 29400' > /proc/sys/net/ipv4/ip_local_port_range"
+        report = in_namespace(NETWORK + narrow, "--no-trial", "--peer", "10.78.0.1:29400")
+        self.assertEqual(report.fails(), ["port"])
+        self.assertIn("refuses port 29400", report.text("port"))
+
     def test_name_that_is_none(self):
         report = in_namespace(NETWORK, "--no-trial", "--to", "no-such-host.invalid")
         self.assertEqual(report.fails(), ["route"])
@@ -306,6 +313,13 @@ class Peers(unittest.TestCase):
         self.assertEqual(report.fails(), ["port"])
         self.assertIn(f"refuses port {port}", report.text("port"))
         self.assertIn(f"weir doctor --serve --port {port}", report.text("port"))
+
+    def test_a_connection_with_itself_is_none(self):
+        """Where nobody serves, the kernel may give a connection the very port that it goes to: here it has no other."""
+        narrow = "; echo '29400 29400' > /proc/sys/net/ipv4/ip_local_port_range"
+        report = in_namespace(NETWORK + narrow, "--no-trial", "--peer", "10.78.0.1:29400")
+        self.assertEqual(report.fails(), ["port"])
+        self.assertIn("refuses port 29400", report.text("port"))
 
     def test_name_that_is_none(self):
         report = doctor("--no-trial", "--peer", "no-such-host.invalid:1234")

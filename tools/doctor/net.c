@@ -62,6 +62,16 @@ static void set_port(struct sockaddr_storage *address, int port)
         ((struct sockaddr_in6 *)address)->sin6_port = number;
 }
 
+/* Where nobody listens, a connection from the very port that it goes to meets itself. */
+static bool is_with_itself(int fd)
+{
+    struct sockaddr_storage here = {0}, there = {0};
+    socklen_t here_len = sizeof(here), there_len = sizeof(there);
+    return getsockname(fd, (struct sockaddr *)&here, &here_len) == 0 &&
+           getpeername(fd, (struct sockaddr *)&there, &there_len) == 0 && here_len == there_len &&
+           memcmp(&here, &there, here_len) == 0;
+}
+
 int doctor_try_connect(const struct sockaddr_storage *ip, int port, int bound_ms)
 {
     struct sockaddr_storage address = *ip;
@@ -77,6 +87,11 @@ int doctor_try_connect(const struct sockaddr_storage *ip, int port, int bound_ms
         error = ETIMEDOUT;
         if (poll(&writable, 1, bound_ms) > 0)
             (void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &error_len);
+    }
+    if (error == 0 && is_with_itself(fd)) {
+        struct linger at_once = {.l_onoff = 1}; /* its end must not keep the port from who is to serve it */
+        (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+        error = ECONNREFUSED;
     }
     close(fd);
     return error;
