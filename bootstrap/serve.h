@@ -1,7 +1,7 @@
 /*
  * The inside of the store's server, for the files that make it up: server.c has the thread, serve_connection.c what
  * goes over connections, serve_stranger.c those without a seat, serve_request.c what ranks ask for, serve_job.c the
- * job's state. All below is the server's thread's alone.
+ * job's state. All below is the server's thread's alone, but for `linger_ns` and the counts.
  */
 #ifndef WI_BOOTSTRAP_SERVE_H
 #define WI_BOOTSTRAP_SERVE_H
@@ -32,8 +32,7 @@ struct wi_connection {
     uint64_t until_ns; /* a stranger is dropped then */
     struct wi_bytes in;
     struct wi_bytes out;
-    /* Pieces that it gets when what it was sent before is out: all ranks get as many, and nobody's wait here in copies.
-     */
+    /* Pieces that it gets when what it was sent before is out: all ranks get as many, nobody's wait here in copies. */
     const struct wi_span *pieces; /* NULL: none */
     uint32_t piece_count, piece_next;
     uint32_t gather; /* the request */

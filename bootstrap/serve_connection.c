@@ -128,6 +128,12 @@ void wi_serve_flush_dirty(struct wi_boot_server *server)
     }
 }
 
+static bool act(struct wi_boot_server *server, struct wi_connection *connection, const struct wi_message *message)
+{
+    return connection->rank == WI_STRANGER ? wi_serve_stranger(server, connection, message)
+                                           : wi_serve_member(server, connection, message);
+}
+
 /* Handles all complete frames. Returns how many bytes the next one still needs, at least. */
 static size_t handle_frames(struct wi_boot_server *server, struct wi_connection *connection)
 {
@@ -146,7 +152,7 @@ static size_t handle_frames(struct wi_boot_server *server, struct wi_connection 
                             "it speaks another version of the store's protocol: all ranks need the same libweir");
             return 1;
         }
-        if (result != WI_WIRE_OK || !fits || !wi_serve_member(server, connection, &message)) {
+        if (result != WI_WIRE_OK || !fits || !act(server, connection, &message)) {
             wi_debug("dropped %s, which does not speak the store's protocol", connection->peer);
             wi_serve_lose(server, connection, EPROTO);
             return 1;

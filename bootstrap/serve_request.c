@@ -129,8 +129,6 @@ static void on_bye(struct wi_boot_server *server, struct wi_connection *connecti
 
 bool wi_serve_member(struct wi_boot_server *server, struct wi_connection *connection, const struct wi_message *message)
 {
-    if (connection->rank == WI_STRANGER)
-        return wi_serve_stranger(server, connection, message);
     switch (message->type) {
     case WI_WIRE_PUT:
         on_put(server, connection, message);
