@@ -178,6 +178,7 @@ void wi_verbs_connected(struct verbs_ep *ep, const struct wi_verbs_welcome *welc
     ep->ring_rkey = welcome->ring_rkey;
     ep->granted = welcome->credits;
     ep->relaxed = welcome->relaxed;
+    ep->max_write = wi_verbs_longest_write(ep);
     ep->iface->connecting--;
     ep->connecting = false;
     ep->base.ready = true;

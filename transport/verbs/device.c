@@ -21,6 +21,7 @@
 enum {
     CANDIDATES_MAX = 64,
     SOFT_ROCE_VENDOR = 0xffffff, /* needs care, at least up to Linux 6.1 */
+    SOFT_ROCE_WRITE_PACKETS = 16,
 };
 
 /* An IP address of this host that leads to an active port. */
@@ -399,6 +400,7 @@ static weir_status query_limits(struct verbs_device *device, const struct verbs_
         attr.max_mw > 0 && attr.device_cap_flags & (IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B);
     device->spare_entry = device->loose_windows = device->loose_atomics = device->binds_again =
         attr.vendor_id == SOFT_ROCE_VENDOR;
+    device->write_packets = attr.vendor_id == SOFT_ROCE_VENDOR ? SOFT_ROCE_WRITE_PACKETS : 0;
     if (!device->windows && wi_config()->verbs_windows == WI_VERBS_WINDOWS_ON)
         return wi_error(WEIR_ERR_UNSUPPORTED, "WEIR_VERBS_WINDOWS=on: %s has no memory windows of type 2",
                         choice->device);

@@ -186,6 +186,7 @@ weir_status wi_verbs_qp_up_by_hand(struct verbs_iface *iface, struct verbs_end *
         int error = ibv_modify_qp(end->qp, &attr, steps[i].mask);
         if (error)
             status = wi_error(WEIR_ERR_IO, "%s: a queue pair cannot be set up: %s", iface->base.device, strerror(error));
+        end->mtu = attr.path_mtu;
     }
     if (status == WEIR_OK)
         tell(iface, end->qp, target ? "connection from" : "connection to", peer_id);
@@ -204,6 +205,8 @@ weir_status wi_verbs_qp_up(struct verbs_iface *iface, struct verbs_end *end, uns
             error = ibv_modify_qp(end->qp, &attr, mask);
         if (error)
             return wi_error(WEIR_ERR_IO, "%s: a queue pair cannot be set up: %s", iface->base.device, strerror(error));
+        if (mask & IBV_QP_PATH_MTU)
+            end->mtu = attr.path_mtu;
     }
     tell(iface, end->qp, end->kind == VERBS_EP ? "connection to" : "connection from", peer_id);
     return WEIR_OK;

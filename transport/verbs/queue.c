@@ -9,6 +9,10 @@
  * it ends well, without its result (rxe_comp.c and rxe_resp.c of Linux 6.1). There, atomics are posted only when all writes
  * before them have ended, so that none of these is sent again behind them. What a network may still do, hold a copy of a write
  * back until the atomic has overtaken it, is found out by a mark where the result goes.
+ *
+ * soft-RoCE also counts each gap that a target tells of as a retry, and begins anew only when something was acknowledged, which
+ * a long write is in each 64 packets (rxe_comp.c, check_ack()): where one packet in twenty is lost hardly any such write gets
+ * through with six retries. There a write is cut into shorter ones, each of which is acknowledged.
  */
 #include "core/error.h"
 #include "core/log.h"
@@ -32,6 +36,17 @@ static const enum ibv_wr_opcode opcodes[] = {
 
 /* ---- Posting
  * --------------------------------------------------------------------------------------------------------- */
+
+uint64_t wi_verbs_longest_write(const struct verbs_ep *ep)
+{
+    const struct verbs_device *device = &ep->iface->device;
+    return device->write_packets ? (uint64_t)device->write_packets * (128u << ep->end.mtu) : device->max_piece;
+}
+
+static inline uint64_t longest(const struct verbs_ep *ep, enum verbs_kind kind)
+{
+    return kind == VERBS_GET ? ep->iface->device.max_piece : ep->max_write;
+}
 
 static inline bool has_room(const struct verbs_ep *ep)
 {
@@ -141,7 +156,7 @@ static bool prepare_rest(struct verbs_ep *ep, struct verbs_op *op)
 static void post_rest(struct verbs_ep *ep)
 {
     struct verbs_op *op = &ep->rest;
-    uint64_t max_piece = ep->iface->device.max_piece;
+    uint64_t max_piece = longest(ep, op->kind);
     while (has_room(ep) && prepare_rest(ep, op)) {
         bool last = op->len <= max_piece;
         uint32_t len = (uint32_t)(last ? op->len : max_piece);
@@ -176,7 +191,7 @@ WI_HOT weir_status post(struct verbs_ep *ep, const struct verbs_op *op)
     if (__builtin_expect(!has_room(ep) || ep->has_rest, 0) || (announces && !wi_verbs_credit_left(ep)))
         return WEIR_ERR_AGAIN;
     ep->announced += announces;
-    if (__builtin_expect(op->len > ep->iface->device.max_piece || must_wait(ep, op), 0)) {
+    if (__builtin_expect(op->len > longest(ep, op->kind) || must_wait(ep, op), 0)) {
         struct verbs_op later = *op; /* so that only this way needs it in memory */
         return post_later(ep, &later);
     }

@@ -51,6 +51,7 @@ struct verbs_device {
     struct ibv_cq *cq;
     struct ibv_srq *srq;
     uint64_t max_piece; /* longest single operation */
+    uint32_t write_packets; /* of a single write at most, 0: no such limit; see queue.c */
     uint64_t speed;     /* of the port, in units of 2.5 Gb/s */
     enum ibv_mtu mtu;   /* the port's, in force; looked at anew for each connection */
     uint32_t max_depth; /* send queue entries a queue pair can have */
@@ -110,6 +111,7 @@ struct verbs_end {
     enum { VERBS_LISTENER, VERBS_EP, VERBS_LINK } kind;
     struct rdma_cm_id *id;
     struct ibv_qp *qp;
+    enum ibv_mtu mtu; /* of its path, once it is up */
 };
 
 /* The target's side of a connection. It lives on after the peer has gone until its messages were taken. */
@@ -228,6 +230,7 @@ struct verbs_ep {
     uint32_t period;     /* one in so many operations is signaled at least */
     uint32_t unsignaled; /* posted since the last signaled one */
     uint32_t max_inline;
+    uint64_t max_write; /* longest single write */
     struct ibv_qp_ex *qp_ex; /* of its queue pair, for ibv_wr_*; NULL: it is posted to by lists */
 
     struct verbs_list *list;
@@ -559,6 +562,9 @@ void wi_verbs_queue_end(struct verbs_ep *ep, weir_status status);
 
 /* An operation ended well: `sequence` and all before it. False: not so, the endpoint has failed. */
 bool wi_verbs_queue_retire(struct verbs_ep *ep, uint32_t sequence);
+
+/* The longest single write on a connection that is up. */
+uint64_t wi_verbs_longest_write(const struct verbs_ep *ep);
 
 /* Writes nothing to the target, if there is room: its end, well or not, tells whether the target is there. */
 void wi_verbs_queue_probe(struct verbs_ep *ep);
