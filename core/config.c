@@ -5,6 +5,7 @@
 #include "core/config.h"
 
 #include "core/error.h"
+#include "core/forms.h"
 #include "core/log.h"
 
 #include <errno.h>
@@ -24,11 +25,12 @@ struct variable {
     const char *low, *high; /* as text; NULL for choice and text */
     const char *range;      /* for people; a choice's words */
     const char *help;
-    size_t offset; /* of its field in struct wi_config */
+    size_t offset;                     /* of its field in struct wi_config */
+    const char *(*check)(const char *); /* of a text's form: NULL or what is wrong; NULL: anything goes */
 };
 
 #define ROW(_kind, _field, _name, _fallback, _default, _low, _high, _range, _help)                                     \
-    {_kind, _name, _fallback, _default, _low, _high, _range, _help, offsetof(struct wi_config, _field)},
+    {_kind, _name, _fallback, _default, _low, _high, _range, _help, offsetof(struct wi_config, _field), NULL},
 #define WI_CONFIG_SIZE(_field, _name, _fallback, _default, _low, _high, _help)                                         \
     ROW(KIND_SIZE, _field, _name, _fallback, _default, _low, _high, _low ".." _high, _help)
 #define WI_CONFIG_DURATION(_field, _name, _fallback, _default, _low, _high, _help)                                     \
@@ -41,6 +43,8 @@ struct variable {
     ROW(KIND_CHOICE, _field, _name, _fallback, _default, NULL, NULL, _words, _help)
 #define WI_CONFIG_TEXT(_field, _name, _fallback, _default, _help)                                                      \
     ROW(KIND_TEXT, _field, _name, _fallback, _default, NULL, NULL, "", _help)
+#define WI_CONFIG_FORM(_field, _name, _fallback, _default, _check, _form, _help)                                       \
+    {KIND_TEXT, _name, _fallback, _default, NULL, NULL, _form, _help, offsetof(struct wi_config, _field), _check},
 
 static const struct variable variables[] = {
 #include "core/config_vars.h"
@@ -123,11 +127,13 @@ static enum verdict store_choice(const struct variable *var, const char *text, v
     return FITS;
 }
 
-static enum verdict store_text(const char *text, void *field)
+static enum verdict store_text(const struct variable *var, const char *text, void *field)
 {
     size_t len = strlen(text);
     if (len >= TEXT_SIZE)
         return OUT_OF_RANGE;
+    if (len > 0 && var->check && var->check(text))
+        return NOT_OF_KIND;
     memcpy(field, text, len + 1);
     return FITS;
 }
@@ -146,7 +152,7 @@ static enum verdict store(const struct variable *var, const char *text, struct w
     case KIND_CHOICE:
         return store_choice(var, text, field);
     case KIND_TEXT:
-        return store_text(text, field);
+        return store_text(var, text, field);
     }
     return NOT_OF_KIND;
 }
@@ -158,7 +164,9 @@ static void complain(const struct variable *var, const char *name, const char *t
     int used = snprintf(sentence, size, "%s=%.64s%s: ", name, text, strlen(text) > 64 ? "..." : "");
     sentence += used;
     size -= (size_t)used;
-    if (var->kind == KIND_TEXT)
+    if (var->kind == KIND_TEXT && verdict == NOT_OF_KIND)
+        snprintf(sentence, size, "%s", var->check(text));
+    else if (var->kind == KIND_TEXT)
         snprintf(sentence, size, "too long; use at most %d bytes", TEXT_SIZE - 1);
     else if (var->kind == KIND_CHOICE)
         snprintf(sentence, size, "not a choice; use one of %s", var->range);

@@ -22,6 +22,7 @@ struct wi_config {
 #define WI_CONFIG_POWER(_field, ...) int64_t _field;
 #define WI_CONFIG_CHOICE(_field, ...) int _field;
 #define WI_CONFIG_TEXT(_field, ...) char _field[256];
+#define WI_CONFIG_FORM WI_CONFIG_TEXT
 #include "core/config_vars.h"
 #undef WI_CONFIG_SIZE
 #undef WI_CONFIG_DURATION
@@ -29,6 +30,7 @@ struct wi_config {
 #undef WI_CONFIG_POWER
 #undef WI_CONFIG_CHOICE
 #undef WI_CONFIG_TEXT
+#undef WI_CONFIG_FORM
 };
 
 /*

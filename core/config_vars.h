@@ -5,6 +5,7 @@
  *     (field, NAME, fallback, default, min, max, help)
  * CHOICE: (field, NAME, fallback, default, "a|b|c", help), kept as the index of the word
  * TEXT: (field, NAME, fallback, default, help)
+ * FORM, a TEXT that has a form: (field, NAME, fallback, default, check, "form", help); the check is one of core/forms.h
  * A fallback is a variable that others set, read when ours is not set; NULL: none. Texts
  * hold up to 255 bytes. Sorted by area, then name.
  */
@@ -27,15 +28,15 @@ WI_CONFIG_DURATION(timeout_ns, "WEIR_TIMEOUT", NULL, "30s", "100ms", "1h", "Boun
 /* Seen from outside */
 WI_CONFIG_TEXT(metrics_file, "WEIR_METRICS_FILE", NULL, "", "File that the counters are written to as Prometheus text, again and again; %r in it becomes the rank.")
 WI_CONFIG_DURATION(metrics_interval_ns, "WEIR_METRICS_INTERVAL", NULL, "5s", "100ms", "1h", "How often WEIR_METRICS_FILE is written.")
-WI_CONFIG_TEXT(metrics_listen, "WEIR_METRICS_LISTEN", NULL, "", "Where the counters are served over HTTP (/metrics), as [ADDRESS:]PORT; the local rank is added to the port.")
+WI_CONFIG_FORM(metrics_listen, "WEIR_METRICS_LISTEN", NULL, "", wi_check_place, "[ADDRESS:]PORT", "Where the counters are served over HTTP (/metrics), without an address on loopback; the local rank is added to the port.")
 WI_CONFIG_TEXT(trace_file, "WEIR_TRACE", NULL, "", "File for a Chrome trace of operations and collectives; %r in it becomes the rank.")
 
 /* Transport */
-WI_CONFIG_TEXT(device, "WEIR_DEVICE", NULL, "", "RDMA device and port, e.g. mlx5_0:1, or a list of up to 4 that are used at once, in the same order on all hosts; empty: the port that WEIR_INTERFACE leads to, or the first active one.")
+WI_CONFIG_FORM(device, "WEIR_DEVICE", NULL, "", wi_check_devices, "DEVICE[:PORT],...", "RDMA device and port, e.g. mlx5_0:1, or a list of up to 4 that are used at once, in the same order on all hosts; empty: the port that WEIR_INTERFACE leads to, or the first active one.")
 WI_CONFIG_CHOICE(huge_pages, "WEIR_HUGE_PAGES", NULL, "auto", "auto|off|require", "Pages of pools; auto: reserved huge pages where some are free, else transparent ones; off: neither.")
-WI_CONFIG_TEXT(interface, "WEIR_INTERFACE", NULL, "", "Network interface or numeric address to listen on; empty: the one that leads to rank 0.")
+WI_CONFIG_FORM(interface, "WEIR_INTERFACE", NULL, "", wi_check_interface, "NAME|ADDRESS", "Network interface or numeric address to listen on; empty: the one that leads to rank 0.")
 WI_CONFIG_CHOICE(intranode, "WEIR_INTRANODE", NULL, "shm", "shm|off", "How peers of the same host are reached; off: like all others.")
-WI_CONFIG_TEXT(numa, "WEIR_NUMA", NULL, "auto", "NUMA node of pools: auto (that of the RDMA device, else of the thread that needs memory), off, or a node's number.")
+WI_CONFIG_FORM(numa, "WEIR_NUMA", NULL, "auto", wi_check_numa, "auto|off|NODE", "NUMA node of pools: auto (that of the RDMA device, else of the thread that needs memory), off, or a node's number.")
 WI_CONFIG_SIZE(pool_cache, "WEIR_POOL_CACHE", NULL, "512K", "0", "1G", "Free memory of each size that a thread keeps of a pool; larger objects always go through the pool.")
 WI_CONFIG_SIZE(pool_slab, "WEIR_POOL_SLAB", NULL, "32M", "2M", "64G", "Bytes a pool grows by; registered at once.")
 WI_CONFIG_SIZE(reg_cache, "WEIR_REG_CACHE", NULL, "1G", "0", "16T", "Bytes of users' memory that are kept registered for the next use, where that is needed (verbs); 0: not at all.")

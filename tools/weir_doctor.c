@@ -51,7 +51,6 @@ static const struct check checks[] = {
     {"rdma", "mtu", check_mtu, false},
     {"rdma", "traffic", check_traffic, false},
     {"variables", "secret", check_secret, true},
-    {"variables", "metrics", check_metrics, false},
     {"variables", "numa", check_numa, false},
     {"transports", "shm", check_shm, true},
     {"transports", "verbs", check_verbs, true},

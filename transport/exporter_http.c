@@ -1,4 +1,5 @@
 /* The listener: GET /metrics gives the statistics, by libmicrohttpd in a thread of its own. */
+#include "core/forms.h"
 #include "core/log.h"
 #include "transport/exporter.h"
 
@@ -12,6 +13,7 @@
 #include <microhttpd.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 
 /* Few of each address, so that who holds connections keeps no other one from its own. */
@@ -57,30 +59,20 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
     return text ? answer(connection, MHD_HTTP_OK, text, len) : MHD_NO;
 }
 
-/* "[ADDRESS:]PORT"; an IPv6 address stands in brackets. */
-static bool parse_where(const char *where, int offset, struct sockaddr_storage *address)
+/* Reads the place, with the offset added to a port that is not 0. NULL or a complaint. */
+static const char *read_where(const char *where, int offset, struct sockaddr_storage *address)
 {
-    char host[64] = "127.0.0.1", *end;
-    const char *colon = strrchr(where, ':'), *port_text = colon ? colon + 1 : where;
-    size_t host_len = colon ? (size_t)(colon - where) : 0;
-    bool bracketed = host_len > 2 && where[0] == '[' && where[host_len - 1] == ']';
-    unsigned long port = strtoul(port_text, &end, 10);
-    struct sockaddr_in in4 = {.sin_family = AF_INET};
-    struct sockaddr_in6 in6 = {.sin6_family = AF_INET6};
-    if (*end || *port_text < '0' || *port_text > '9' || port > 65535 || port + (unsigned)offset > 65535 ||
-        host_len >= sizeof(host))
-        return false;
-    if (colon)
-        snprintf(host, sizeof(host), "%.*s", (int)host_len - (bracketed ? 2 : 0), where + bracketed);
-    in4.sin_port = in6.sin6_port = htons((uint16_t)(port ? port + (unsigned)offset : 0));
-    memset(address, 0, sizeof(*address));
-    if (!bracketed && inet_pton(AF_INET, host, &in4.sin_addr) == 1)
-        memcpy(address, &in4, sizeof(in4));
-    else if (bracketed && inet_pton(AF_INET6, host, &in6.sin6_addr) == 1)
-        memcpy(address, &in6, sizeof(in6));
-    else
-        return false;
-    return true;
+    uint16_t port;
+    const char *complaint = wi_read_place(where, address, &port);
+    if (complaint || port == 0)
+        return complaint;
+    if (port + (unsigned)offset > 65535)
+        return "with the local rank added the port is beyond 65535; use a smaller one";
+    in_port_t number = htons((uint16_t)(port + (unsigned)offset));
+    size_t at = address->ss_family == AF_INET6 ? offsetof(struct sockaddr_in6, sin6_port)
+                                               : offsetof(struct sockaddr_in, sin_port);
+    memcpy((char *)address + at, &number, sizeof(number));
+    return NULL;
 }
 
 static struct MHD_Daemon *start_daemon(const struct weir_ctx *ctx, const struct sockaddr_storage *address)
@@ -103,8 +95,9 @@ static struct MHD_Daemon *start_daemon(const struct weir_ctx *ctx, const struct 
 struct wi_http *wi_http_start(const struct weir_ctx *ctx, const char *where, int offset)
 {
     struct sockaddr_storage address;
-    if (!parse_where(where, offset, &address)) {
-        wi_warn("WEIR_METRICS_LISTEN=%s: not a place to listen; use e.g. 9400, 0.0.0.0:9400 or [::]:9400", where);
+    const char *complaint = read_where(where, offset, &address);
+    if (complaint) {
+        wi_warn("WEIR_METRICS_LISTEN=%s: %s", where, complaint);
         return NULL;
     }
     struct wi_http *http = calloc(1, sizeof(*http));

@@ -1,5 +1,6 @@
 /* WEIR_INTERFACE: the name of a network interface, or a numeric address, as the numeric address to listen on. */
 #include "core/error.h"
+#include "core/forms.h"
 #include "transport/context.h"
 
 #include <arpa/inet.h>
@@ -10,22 +11,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-/* A numeric address? Its length for bind(), 0: no. */
-static socklen_t parse_numeric(const char *text, struct sockaddr_storage *address)
-{
-    struct sockaddr_in in = {.sin_family = AF_INET};
-    struct sockaddr_in6 in6 = {.sin6_family = AF_INET6};
-    if (inet_pton(AF_INET, text, &in.sin_addr) == 1) {
-        memcpy(address, &in, sizeof(in));
-        return sizeof(in);
-    }
-    if (inet_pton(AF_INET6, text, &in6.sin6_addr) == 1) {
-        memcpy(address, &in6, sizeof(in6));
-        return sizeof(in6);
-    }
-    return 0;
-}
 
 /* Would this host listen on it? 0 or an errno. Asked of the kernel, which may be told to allow more than what is there. */
 static int try_address(const struct sockaddr_storage *address, socklen_t len)
@@ -92,7 +77,7 @@ static weir_status check_numeric(const char *text, const struct sockaddr_storage
 weir_status wi_interface_address(const char *text, char *address, size_t size)
 {
     struct sockaddr_storage numeric = {0};
-    socklen_t numeric_len = parse_numeric(text, &numeric);
+    socklen_t numeric_len = wi_read_address(text, &numeric);
     struct ifaddrs *all;
     char names[512] = "";
     int best = 0;

@@ -5,6 +5,7 @@
 #include "transport/numa.h"
 
 #include "core/error.h"
+#include "core/forms.h"
 #include "core/log.h"
 
 #include <errno.h>
@@ -12,12 +13,11 @@
 #include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { NODES_MAX = 1024, WORD_BITS = 8 * sizeof(unsigned long) };
+enum { WORD_BITS = 8 * sizeof(unsigned long) };
 
 static bool node_exists(int node)
 {
@@ -57,34 +57,30 @@ static int node_of_device(const char *device)
 
 weir_status wi_numa_choose(const char *text, const char *device, int *node)
 {
-    char *end;
+    int wanted;
+    const char *complaint = wi_read_numa(text, &wanted);
+    if (!complaint && wanted >= 0 && !node_exists(wanted))
+        complaint = "there is no such node; see /sys/devices/system/node";
     *node = WI_NODE_ANY;
-    if (strcmp(text, "off") == 0)
-        return WEIR_OK;
-    if (strcmp(text, "auto") == 0) {
-        *node = has_several_nodes() ? node_of_device(device) : WI_NODE_ANY;
-        return WEIR_OK;
-    }
-    errno = 0;
-    long number = strtol(text, &end, 10);
-    if (end == text || *end || errno || number < 0)
-        return wi_error(WEIR_ERR_CONFIG, "WEIR_NUMA=%s: not a choice; use auto, off or the number of a node", text);
-    if (number >= NODES_MAX || !node_exists((int)number))
-        return wi_error(WEIR_ERR_CONFIG, "WEIR_NUMA=%s: there is no such node; see /sys/devices/system/node", text);
-    *node = (int)number;
+    if (complaint)
+        return wi_error(WEIR_ERR_CONFIG, "WEIR_NUMA=%s: %s", text, complaint);
+    if (wanted >= 0)
+        *node = wanted;
+    else if (wanted == WI_NUMA_AUTO && has_several_nodes())
+        *node = node_of_device(device);
     return WEIR_OK;
 }
 
 int wi_numa_place(void *addr, size_t len, int node)
 {
     unsigned cpu, here;
-    unsigned long mask[NODES_MAX / WORD_BITS] = {0};
+    unsigned long mask[WI_NUMA_NODES_MAX / WORD_BITS] = {0};
     if (node == WI_NODE_CALLER)
-        node = getcpu(&cpu, &here) == 0 && here < NODES_MAX ? (int)here : WI_NODE_ANY;
+        node = getcpu(&cpu, &here) == 0 && here < WI_NUMA_NODES_MAX ? (int)here : WI_NODE_ANY;
     if (node < 0)
         return WI_NODE_ANY;
     mask[(size_t)node / WORD_BITS] = 1ul << ((size_t)node % WORD_BITS);
-    if (syscall(SYS_mbind, addr, len, MPOL_PREFERRED, mask, (unsigned long)NODES_MAX, 0) == 0)
+    if (syscall(SYS_mbind, addr, len, MPOL_PREFERRED, mask, (unsigned long)WI_NUMA_NODES_MAX, 0) == 0)
         return node;
     wi_debug("pool: memory cannot be placed on node %d: %s", node, strerror(errno)); /* changes speed only */
     return WI_NODE_ANY;

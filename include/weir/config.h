@@ -24,7 +24,7 @@ typedef struct weir_config_entry {
     const char *fallback_name; /* e.g. "RANK" for WEIR_RANK; NULL where there is none */
     const char *type;          /* "size", "duration", "integer", "choice", "text" */
     const char *default_value; /* as one would write it */
-    const char *range;         /* e.g. "4K..1G", "auto|verbs|ucx|shm"; "" where anything goes */
+    const char *range;         /* e.g. "4K..1G", "auto|verbs|ucx|shm", "[ADDRESS:]PORT"; "" where anything goes */
     const char *help;          /* one sentence */
     char value[256];           /* as in force, cut to fit */
     const char *source;        /* "default", "environment", or "invalid" */

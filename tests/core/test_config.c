@@ -132,6 +132,7 @@ static void defaults_reach_their_fields(void **state)
 #define WI_CONFIG_CHOICE(_field, _name, _fallback, _default, _words, ...)                                              \
     assert_in_range(outcome->config._field, 0, strlen(_words));
 #define WI_CONFIG_TEXT(_field, _name, _fallback, _default, ...) assert_string_equal(outcome->config._field, _default);
+#define WI_CONFIG_FORM WI_CONFIG_TEXT
 #include "core/config_vars.h"
 #undef WI_CONFIG_SIZE
 #undef WI_CONFIG_DURATION
@@ -139,6 +140,7 @@ static void defaults_reach_their_fields(void **state)
 #undef WI_CONFIG_POWER
 #undef WI_CONFIG_CHOICE
 #undef WI_CONFIG_TEXT
+#undef WI_CONFIG_FORM
     assert_int_equal(outcome->config.transport, WI_TRANSPORT_AUTO);
     assert_int_equal(outcome->config.intranode, WI_INTRANODE_SHM);
     assert_int_equal(outcome->config.timeout_ns, 30000000000);
@@ -155,6 +157,7 @@ static void settings_reach_their_fields(void **state)
 #define WI_CONFIG_POWER                                                      WI_CONFIG_INT
 #define WI_CONFIG_CHOICE(_field, _name, _fallback, _default, ...)            _name "=" _default,
 #define WI_CONFIG_TEXT(_field, _name, ...)                                   _name "=" #_field,
+#define WI_CONFIG_FORM(...)
 #include "core/config_vars.h"
 #undef WI_CONFIG_SIZE
 #undef WI_CONFIG_DURATION
@@ -162,7 +165,7 @@ static void settings_reach_their_fields(void **state)
 #undef WI_CONFIG_POWER
 #undef WI_CONFIG_CHOICE
 #undef WI_CONFIG_TEXT
-        NULL,
+        "WEIR_DEVICE=rxe0:1", "WEIR_INTERFACE=eth7", "WEIR_METRICS_LISTEN=9400", "WEIR_NUMA=3", NULL,
     };
     load_all(settings);
     assert_string_equal(outcome->sentence, "");
@@ -176,6 +179,10 @@ static void settings_reach_their_fields(void **state)
 #define WI_CONFIG_CHOICE(...)
 #define WI_CONFIG_TEXT(_field, ...) assert_string_equal(outcome->config._field, #_field);
 #include "core/config_vars.h"
+    assert_string_equal(outcome->config.device, "rxe0:1");
+    assert_string_equal(outcome->config.interface, "eth7");
+    assert_string_equal(outcome->config.metrics_listen, "9400");
+    assert_string_equal(outcome->config.numa, "3");
     unlink("log_file"); /* WEIR_LOG_FILE was among them */
 }
 
@@ -238,7 +245,7 @@ static void try_choice(const char *name, const char *words)
         expect_good(name, word);
 }
 
-static void try_text(const char *name)
+static void expect_too_long(const char *name)
 {
     char text[257];
     memset(text, 'x', 256);
@@ -246,7 +253,73 @@ static void try_text(const char *name)
     load_one(name, text);
     assert_int_equal(outcome->status, WEIR_ERR_CONFIG);
     assert_non_null(strstr(outcome->sentence, "xxx...: too long; use at most 255 bytes"));
-    expect_good(name, text + 1);
+}
+
+static void try_text(const char *name)
+{
+    char text[256];
+    memset(text, 'x', 255);
+    text[255] = '\0';
+    expect_too_long(name);
+    expect_good(name, text);
+}
+
+#define NAME_63 "a23456789012345678901234567890123456789012345678901234567890123"
+#define DEVICES "not devices and ports; use e.g. mlx5_0:1"
+#define PLACE   "not a place to listen; use e.g. 9400, 0.0.0.0:9400 or [::]:9400"
+#define NODE    "not a choice; use auto, off or the number of a node"
+#define LISTEN  "neither the name of an interface nor a numeric address; use e.g. eth0 or 192.168.1.7"
+
+/* Texts that have a form: what fits, and what does not with the complaint. Every variable with a form is here. */
+static const struct form {
+    const char *name;
+    const char *good[9];
+    const char *bad[18][2];
+} forms[] = {
+    {"WEIR_DEVICE",
+     {"mlx5_0", "mlx5_0:1", "rxe0,rxe1:255,a,b", "a:1,a:2", "a:b:1", NAME_63, NAME_63 ":1"},
+     {{":1", DEVICES}, {"rxe0:", DEVICES}, {"rxe0:0", DEVICES}, {"rxe0:256", DEVICES}, {"rxe0:x", DEVICES},
+      {"rxe0:-1", DEVICES}, {"rxe0:1x", DEVICES}, {",", DEVICES}, {"rxe0,", DEVICES}, {",rxe0", DEVICES},
+      {NAME_63 "4:1", NAME_63 "4...: " DEVICES}, {"a,a", "a device is named twice"}, {"a:1,b,a", "a device is named twice"},
+      {"a:1,a:1", "a device is named twice"}, {"a,b,c,d,e", "too many; at most 4 devices"}}},
+    {"WEIR_METRICS_LISTEN",
+     {"9400", "0", "65535", "0.0.0.0:9400", "127.0.0.1:1", "[::]:9400", "[2001:db8::1]:80"},
+     {{"nonsense", PLACE}, {"70000", PLACE}, {"-5", PLACE}, {" 9400", PLACE}, {"+9400", PLACE}, {":9400", PLACE},
+      {"1.2.3:80", PLACE}, {"::1:9400", PLACE}, {"[1.2.3.4]:80", PLACE}, {"[::1]x:1", PLACE}, {"[x]:1", PLACE},
+      {"host:9400", PLACE}, {"[]:1", PLACE}, {"1.2.3.4:", PLACE}}},
+    {"WEIR_NUMA",
+     {"auto", "off", "0", "7", "1023"},
+     {{"foo", NODE}, {"-1", NODE}, {"1024", NODE}, {"1x", NODE}, {" 1", NODE}, {"+1", NODE}, {"0,1", NODE}, {"Auto", NODE}}},
+    {"WEIR_INTERFACE",
+     {"eth0", "ib0", "eth0:1", "bond0.4095", "a23456789012345", "192.168.100.200", "2001:db8:1:2:3:4:5:6"},
+     {{"a234567890123456", LISTEN}, {"eth 0", LISTEN}, {"eth0/1", LISTEN}, {"10.0.0.0/8", LISTEN},
+      {"192.168.100.200:80", LISTEN}}},
+};
+
+/* Of long values the sentence has the beginning alone: `complaint` then begins with what stands of it. */
+static void expect_bad_form(const char *name, const char *value, const char *complaint)
+{
+    if (strlen(value) <= 64)
+        expect_bad(name, value, complaint);
+    else {
+        load_one(name, value);
+        assert_int_equal(outcome->status, WEIR_ERR_CONFIG);
+        assert_non_null(strstr(outcome->sentence, complaint));
+    }
+}
+
+static void try_form(const char *name)
+{
+    const struct form *form = forms, *end = forms + sizeof(forms) / sizeof(forms[0]);
+    while (form < end && strcmp(form->name, name) != 0)
+        form++;
+    if (form == end)
+        fail_msg("%s has a form, but no examples here", name);
+    expect_too_long(name);
+    for (int i = 0; form->good[i]; i++)
+        expect_good(name, form->good[i]);
+    for (int i = 0; form->bad[i][0]; i++)
+        expect_bad_form(name, form->bad[i][0], form->bad[i][1]);
 }
 
 /* `name` is the variable's own or its fallback's. */
@@ -256,7 +329,7 @@ static void try_variable(const char *name, const weir_config_entry *entry)
     if (strcmp(entry->type, "choice") == 0)
         try_choice(name, entry->range);
     else if (strcmp(entry->type, "text") == 0)
-        try_text(name);
+        (entry->range[0] ? try_form : try_text)(name);
     else {
         assert_int_equal(sscanf(entry->range, "%63[^.]..%63[^ ,]", low, high), 2);
         if (strcmp(entry->type, "size") == 0)

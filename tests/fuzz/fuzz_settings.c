@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "core/config.h"
+#include "core/forms.h"
 
 static struct bytes_of input;
 static int open_files, open_folders;
@@ -147,19 +148,16 @@ static const char *next_value(char value[sizeof(config.device)])
     return value;
 }
 
-#ifdef WEIR_WITH_VERBS
 /* Devices written out again are those that were named. */
 static void read_devices(void)
 {
-    struct wish wishes[WI_VERBS_RAILS_MAX];
-    char again[WI_VERBS_RAILS_MAX * 72] = "";
+    struct wi_device_wish wishes[WI_DEVICES_MAX];
+    char again[WI_DEVICES_MAX * 72] = "";
     unsigned count;
     next_value(config.device);
-    if (parse_devices(config.device, wishes, &count) != WEIR_OK) {
-        check(strstr(weir_last_error(), "WEIR_DEVICE=") != NULL);
+    if (wi_read_devices(config.device, wishes, &count))
         return;
-    }
-    check(count >= 1 && count <= WI_VERBS_RAILS_MAX);
+    check(count >= 1 && count <= WI_DEVICES_MAX);
     for (unsigned i = 0; i < count; i++) {
         size_t used = strlen(again), zeros = 0;
         const char *entry = config.device, *port;
@@ -176,11 +174,6 @@ static void read_devices(void)
         check(zeros > 8 || (strlen(again + used) == len && memcmp(again + used, entry, len) == 0));
     }
 }
-#else
-static void read_devices(void)
-{
-}
-#endif
 
 static void read_place(void)
 {

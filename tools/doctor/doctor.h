@@ -138,7 +138,6 @@ void check_mtu(struct doctor *doctor);
 void check_traffic(struct doctor *doctor); /* traffic.c */
 
 void check_secret(struct doctor *doctor); /* variables.c; they say nothing of what is not set */
-void check_metrics(struct doctor *doctor);
 void check_numa(struct doctor *doctor);
 
 void check_shm(struct doctor *doctor); /* transports.c */

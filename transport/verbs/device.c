@@ -1,6 +1,7 @@
 /* Which device, port and addresses to use, and the objects that an interface needs of the device. */
 #include "core/config.h"
 #include "core/error.h"
+#include "core/forms.h"
 #include "core/log.h"
 #include "transport/verbs/verbs.h"
 
@@ -195,61 +196,6 @@ static weir_status find_candidates(const char *hint, struct candidate *candidate
 
 /* ---- Choice ------------------------------------------------------------------------------------------------------ */
 
-/* An entry of WEIR_DEVICE. */
-struct wish {
-    char name[64]; /* "": any */
-    unsigned port; /* 0: any */
-};
-
-/* Splits an entry into name and port. */
-static weir_status parse_device(const char *text, size_t len, struct wish *wish)
-{
-    char entry[80], *colon;
-    if (len == 0 || len >= sizeof(wish->name) + 4)
-        return wi_error(WEIR_ERR_CONFIG,
-                        "WEIR_DEVICE=%s: not devices and ports; use e.g. mlx5_0:1 or mlx5_0:1,mlx5_1:1",
-                        wi_config()->device);
-    snprintf(entry, sizeof(entry), "%.*s", (int)len, text);
-    if ((colon = strrchr(entry, ':')))
-        *colon = '\0';
-    bool is_port = colon && colon[1] && strspn(colon + 1, "0123456789") == strlen(colon + 1);
-    unsigned long port = is_port ? strtoul(colon + 1, NULL, 10) : 0;
-    wish->port = port > 255 ? 0 : (unsigned)port;
-    if (!entry[0] || strlen(entry) >= sizeof(wish->name) || (colon && wish->port == 0))
-        return wi_error(WEIR_ERR_CONFIG, "WEIR_DEVICE=%s: '%.*s' is not a device and port; use e.g. mlx5_0:1",
-                        wi_config()->device, (int)len, text);
-    snprintf(wish->name, sizeof(wish->name), "%s", entry);
-    return WEIR_OK;
-}
-
-/* Splits WEIR_DEVICE at its commas; empty: one wish for any. */
-static weir_status parse_devices(const char *text, struct wish wishes[WI_VERBS_RAILS_MAX], unsigned *count)
-{
-    *count = 0;
-    wishes[0] = (struct wish){.port = 0};
-    if (!text[0]) {
-        *count = 1;
-        return WEIR_OK;
-    }
-    for (const char *at = text;; at++) {
-        size_t len = strcspn(at, ",");
-        if (*count == WI_VERBS_RAILS_MAX)
-            return wi_error(WEIR_ERR_CONFIG, "WEIR_DEVICE=%s: at most %u devices can be used at once", text,
-                            WI_VERBS_RAILS_MAX);
-        struct wish *wish = &wishes[(*count)++];
-        weir_status status = parse_device(at, len, wish);
-        if (status != WEIR_OK)
-            return status;
-        for (unsigned i = 0; i + 1 < *count; i++)
-            if (strcmp(wishes[i].name, wish->name) == 0 &&
-                (wishes[i].port == wish->port || !wishes[i].port || !wish->port))
-                return wi_error(WEIR_ERR_CONFIG, "WEIR_DEVICE=%s: %s is named twice", text, wish->name);
-        at += len;
-        if (!*at)
-            return WEIR_OK;
-    }
-}
-
 static weir_status none_usable(const char *wanted)
 {
     char names[256];
@@ -290,7 +236,8 @@ weir_status wi_verbs_addresses(const struct verbs_choice *choice, struct wi_verb
 }
 
 /* The device that fits a wish; those that were hinted at first. NULL: none does. */
-static const struct candidate *choose_one(const struct candidate *candidates, unsigned count, const struct wish *wish)
+static const struct candidate *choose_one(const struct candidate *candidates, unsigned count,
+                                          const struct wi_device_wish *wish)
 {
     const struct candidate *best = NULL;
     for (unsigned i = 0; i < count; i++) {
@@ -307,12 +254,12 @@ static const struct candidate *choose_one(const struct candidate *candidates, un
 weir_status wi_verbs_choose(const char *bind_address, struct verbs_choice choices[WI_VERBS_RAILS_MAX], unsigned *count)
 {
     const struct wi_config *config = wi_config();
-    struct wish wishes[WI_VERBS_RAILS_MAX];
+    struct wi_device_wish wishes[WI_VERBS_RAILS_MAX];
     struct candidate candidates[CANDIDATES_MAX];
     unsigned wish_count, candidate_count;
-    weir_status status = parse_devices(config->device, wishes, &wish_count);
-    if (status == WEIR_OK)
-        status = check_devices();
+    const char *complaint = wi_read_devices(config->device, wishes, &wish_count);
+    weir_status status = complaint ? wi_error(WEIR_ERR_CONFIG, "WEIR_DEVICE=%s: %s", config->device, complaint)
+                                   : check_devices();
     const char *hint = bind_address ? bind_address : config->interface;
     if (status == WEIR_OK)
         status = find_candidates(hint, candidates, &candidate_count);

@@ -10,6 +10,8 @@
 #ifndef WI_VERBS_WIRE_H
 #define WI_VERBS_WIRE_H
 
+#include "core/forms.h"
+
 #include <weir/transport.h>
 
 #include <netinet/in.h>
@@ -23,7 +25,7 @@
 #define WI_VERBS_IMM_RAILS       0xfu /* after the shift: rails whose tokens the signal waits for; 0: it is one */
 #define WI_VERBS_IMM_RAILS_SHIFT 26
 #define WI_VERBS_IMM_SIGNAL      0x03ffffffu /* the signal's number */
-#define WI_VERBS_RAILS_MAX       4u          /* devices in use at once */
+#define WI_VERBS_RAILS_MAX       WI_DEVICES_MAX /* devices in use at once */
 #define WI_VERBS_MIN_CREDITS     1u          /* immediates that every connection may have on their way */
 
 /* ---- Address part ------------------------------------------------------------------------------------------------ */
