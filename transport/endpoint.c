@@ -78,7 +78,7 @@ static weir_status try_iface(struct weir_ctx *ctx, struct wi_iface *iface, const
         return WEIR_ERR_UNSUPPORTED;
     weir_status status = iface->ops->ep_create(iface, section, len, ep);
     if (status != WEIR_OK)
-        return status;
+        return wi_error_prefix(status, "endpoint to rank %llu", (unsigned long long)blob->field[0]);
     (*ep)->ctx = ctx;
     (*ep)->iface = iface;
     (*ep)->ops = iface->ops;
@@ -106,8 +106,7 @@ weir_status weir_ep_create(weir_ctx *ctx, const void *address, size_t len, weir_
         if (now != WEIR_ERR_UNSUPPORTED)
             status = now;
         if (now != WEIR_OK && now != WEIR_ERR_UNSUPPORTED)
-            wi_info("rank %llu over %s: %s", (unsigned long long)blob.field[0], ctx->iface[i]->ops->name,
-                    weir_last_error());
+            wi_info("%s is not used: %s", ctx->iface[i]->ops->name, weir_last_error());
     }
     if (status == WEIR_ERR_UNSUPPORTED)
         status = none_in_common(ctx, &blob);

@@ -17,6 +17,14 @@ static bool is_peer_error(weir_status status)
     return status == WEIR_ERR_PEER_GONE || status == WEIR_ERR_PEER_UNREACHABLE;
 }
 
+/* The last error's sentence tells whom it is about. */
+static bool names_rank(int rank)
+{
+    char words[24];
+    snprintf(words, sizeof(words), "rank %d", rank);
+    return strstr(weir_last_error(), words) != NULL;
+}
+
 /* A region of every rank, with its key. */
 struct field {
     struct area area, local;
@@ -80,7 +88,7 @@ static void put_until_lost(struct rank *r, struct field *f, int peer)
         CHECK(status == WEIR_OK || status == WEIR_ERR_TIMEOUT || is_peer_error(status));
     }
     CHECK(is_peer_error(weir_ep_status(r->ep[peer])));
-    CHECK(strlen(weir_last_error()) > 0);
+    CHECK(names_rank(peer));
     /* From now on every operation says so at once. */
     uint64_t start = now_ns();
     CHECK(is_peer_error(put_through(r, f, peer)));
@@ -170,7 +178,7 @@ static void killed_before_connecting_body(struct rank *r)
     if (status == WEIR_OK)
         status = weir_ep_wait_ready(r->ep[1], -1);
     CHECK(is_peer_error(status) || status == WEIR_ERR_TIMEOUT);
-    CHECK(strlen(weir_last_error()) > 0);
+    CHECK(names_rank(1));
     CHECK(now_ns() - start < BOUND_NS);
     weir_ep_close(r->ep[1]);
     weir_pool_destroy(r->pool);

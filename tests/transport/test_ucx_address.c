@@ -1,5 +1,6 @@
 /* The UCX backend's part of an address comes from outside: what it says is taken or refused, never more than is there.
  */
+#include "transport/blob.h"
 #include "transport/ucx/ucx.h"
 
 #include <setjmp.h>
@@ -121,12 +122,53 @@ static void test_little_room(void **state)
     assert_int_equal(wi_ucx_address_write(&iface, buf, &len), WEIR_ERR_INVALID);
 }
 
+/* A context's address with another UCX part, for an endpoint over UCX. */
+static void expect_refused(weir_ctx *ctx, const unsigned char *part, size_t part_len, weir_status expected,
+                           const char *sentence)
+{
+    unsigned char buf[WEIR_ADDRESS_MAX];
+    struct wi_blob_writer writer;
+    size_t room, len = 0;
+    weir_ep *ep = NULL;
+    wi_blob_begin(&writer, buf, sizeof(buf), WI_BLOB_ADDRESS, (const uint64_t[WI_BLOB_FIELDS]){4711, 1, 0});
+    memcpy(wi_blob_section_room(&writer, &room), part, part_len);
+    wi_blob_section_done(&writer, WI_WIRE_UCX, part_len);
+    assert_int_equal(wi_blob_end(&writer, &len), WEIR_OK);
+    assert_int_equal(weir_ep_create(ctx, buf, len, &ep), expected);
+    if (strcmp(weir_last_error(), sentence) != 0)
+        fail_msg("'%s' instead of '%s'", weir_last_error(), sentence);
+}
+
+static void test_sentences_name_the_rank(void **state)
+{
+    (void)state;
+    weir_ctx *ctx;
+    unsigned char part[400];
+    weir_ctx_params params = {.size = sizeof(params), .transport = "ucx", .bind_address = "127.0.0.1"};
+    if (weir_transport_probe("ucx", NULL, 0) != WEIR_OK)
+        skip();
+    assert_int_equal(weir_ctx_create(&params, &ctx), WEIR_OK);
+    size_t len = write_address("127.0.0.1", part, sizeof(part)); /* of a network that is not this one */
+    expect_refused(ctx, part, len, WEIR_ERR_PEER_UNREACHABLE,
+                   "endpoint to rank 4711: UCX: it has a loopback address only, and is on another host or in another network "
+                   "namespace; set MASTER_ADDR, or WEIR_INTERFACE there, to an address that this host can reach");
+    expect_refused(ctx, part, len - 1, WEIR_ERR_PROTOCOL,
+                   "endpoint to rank 4711: UCX: its address is damaged: the list of IP addresses is cut; pass on all of what "
+                   "weir_ctx_address() gave");
+    part[0]++;
+    expect_refused(ctx, part, len, WEIR_ERR_PROTOCOL,
+                   "endpoint to rank 4711: UCX: its address is damaged or of another version; use one version of Weir on all "
+                   "ranks");
+    weir_ctx_destroy(ctx);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_there_and_back),           cmocka_unit_test(test_all_addresses),
         cmocka_unit_test(test_loopback_of_another_host), cmocka_unit_test(test_cut),
         cmocka_unit_test(test_every_byte_changed),       cmocka_unit_test(test_little_room),
+        cmocka_unit_test(test_sentences_name_the_rank),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

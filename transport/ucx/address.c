@@ -213,7 +213,8 @@ static void order_targets(struct wi_ucx_ep *ep, const struct raw_address *list, 
 weir_status wi_ucx_address_read(struct wi_ucx_ep *ep, const unsigned char *buf, size_t len)
 {
     if (len < HEADER_SIZE || buf[0] != ADDRESS_VERSION || buf[1] == 0 || buf[1] > WI_UCX_TARGETS)
-        return wi_error(WEIR_ERR_PROTOCOL, "UCX: the peer's address is damaged or of another version");
+        return wi_error(WEIR_ERR_PROTOCOL, "UCX: its address is damaged or of another version; use one "
+                                           "version of Weir on all ranks");
     struct raw_address list[WI_UCX_TARGETS] = {{0}};
     unsigned count = buf[1];
     uint16_t port;
@@ -225,7 +226,8 @@ weir_status wi_ucx_address_read(struct wi_ucx_ep *ep, const unsigned char *buf, 
     for (unsigned i = 0; i < count; i++) {
         unsigned char family = used < len ? buf[used++] : 0;
         if ((family != 4 && family != 6) || len - used < raw_len(family))
-            return wi_error(WEIR_ERR_PROTOCOL, "UCX: the peer's address is damaged: its list of addresses is cut");
+            return wi_error(WEIR_ERR_PROTOCOL, "UCX: its address is damaged: the list of IP addresses is cut; "
+                                               "pass on all of what weir_ctx_address() gave");
         list[i].family = family;
         memcpy(list[i].bytes, buf + used, raw_len(family));
         used += raw_len(family);
@@ -234,7 +236,7 @@ weir_status wi_ucx_address_read(struct wi_ucx_ep *ep, const unsigned char *buf, 
     order_targets(ep, list, count, port, network == ep->link.iface->base.params.network);
     if (ep->target_count == 0)
         return wi_error(WEIR_ERR_PEER_UNREACHABLE,
-                        "UCX: the peer has a loopback address only, and is on another host or in another network "
-                        "namespace; set MASTER_ADDR or WEIR_INTERFACE to an address that it can reach");
+                        "UCX: it has a loopback address only, and is on another host or in another network namespace; set "
+                        "MASTER_ADDR, or WEIR_INTERFACE there, to an address that this host can reach");
     return WEIR_OK;
 }

@@ -61,7 +61,9 @@ static weir_status connect_to(struct wi_ucx_ep *ep, const struct sockaddr_storag
     if (status != UCS_OK) {
         ep->link.ucp = NULL;
         ep->link.cause = status;
-        return wi_ucx_error(status, "cannot connect");
+        char what[120];
+        snprintf(what, sizeof(what), "cannot connect to %s", wi_ucx_sockaddr_text(target, text, sizeof(text)));
+        return wi_ucx_error(status, what);
     }
     return say_hello(ep);
 }
@@ -222,12 +224,17 @@ static void fail_unreachable(struct wi_ucx_ep *ep)
 {
     char tried[160];
     const char *why = ucs_status_string(ep->link.cause);
-    if (ep->target_refused)
+    const char *mend = "is it alive? `weir doctor --to HOST` looks for a way to it";
+    if (ep->target_refused) {
         why = "somebody else answers there";
-    else if (ep->link.cause == UCS_ERR_NOT_CONNECTED)
-        why = "nobody listens there; has the process ended?";
+        mend = "set WEIR_INTERFACE on all hosts to a network that they share";
+    } else if (ep->link.cause == UCS_ERR_NOT_CONNECTED) {
+        why = "nobody listens there";
+        mend = "has the process ended?";
+    }
     describe_targets(ep, tried, sizeof(tried));
-    wi_ep_fail(&ep->base, WEIR_ERR_PEER_UNREACHABLE, "UCX: cannot connect to the peer at %s: %s", tried, why);
+    wi_ep_fail(&ep->base, WEIR_ERR_PEER_UNREACHABLE, "connecting to rank %llu over UCX: %s; %s (tried %s)",
+               (unsigned long long)ep->base.peer_id, why, mend, tried);
 }
 
 /*
@@ -259,10 +266,11 @@ static void ended(struct wi_ucx_ep *ep)
         fail_unreachable(ep);
     } else {
         if (link->status == WEIR_ERR_PROTOCOL)
-            wi_ep_fail(&ep->base, WEIR_ERR_PROTOCOL, "UCX: peer %llu sent something that is not of Weir",
+            wi_ep_fail(&ep->base, WEIR_ERR_PROTOCOL, "UCX: rank %llu sent something that is not of Weir; is it of another version?",
                        (unsigned long long)ep->base.peer_id);
         else
-            wi_ep_fail(&ep->base, link->status, "UCX: the connection to peer %llu is lost: %s",
+            wi_ep_fail(&ep->base, link->status, "UCX: the connection to rank %llu is lost: %s; see whether it has ended, and why; weir_ep_reconnect() "
+                       "connects to it again",
                        (unsigned long long)ep->base.peer_id, ucs_status_string(link->cause));
     }
     end_waiting(ep, link->status);

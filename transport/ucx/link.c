@@ -148,7 +148,13 @@ weir_status wi_ucx_slot_started(struct wi_ucx_slot *slot, ucs_status_ptr_t resul
         return WEIR_OK;
     if (wi_ucx_status(status) == WEIR_ERR_PEER_GONE) /* UCX's error handler may come later */
         wi_ucx_link_end(link, WEIR_ERR_PEER_GONE, status);
-    return status == UCS_ERR_NO_RESOURCE ? WEIR_ERR_AGAIN : wi_ucx_error(status, what);
+    if (status == UCS_ERR_NO_RESOURCE)
+        return WEIR_ERR_AGAIN;
+    weir_status ours = wi_ucx_error(status, what);
+    return link->initiator
+               ? wi_error_prefix(ours, "rank %llu",
+                                 (unsigned long long)WI_UCX_CONTAINER(link, struct wi_ucx_ep, link)->base.peer_id)
+               : ours;
 }
 
 /* ---- Links ---- */

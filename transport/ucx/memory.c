@@ -155,8 +155,8 @@ static weir_status unpack(const struct wi_ucx_rkey *rkey, const struct wi_ucx_ep
     if (status == UCS_OK)
         return WEIR_OK;
     *ucp = NULL;
-    wi_ucx_error(status, "a remote key cannot be used");
-    return WEIR_ERR_KEY;
+    wi_ucx_error(status, "it cannot be used over this connection");
+    return wi_error_prefix(WEIR_ERR_KEY, "remote key of rank %llu", (unsigned long long)ep->base.peer_id);
 }
 
 weir_status wi_ucx_rkey_unpack(struct wi_ucx_rkey *rkey, const struct wi_ucx_ep *ep)
@@ -176,7 +176,8 @@ weir_status wi_ucx_rkey_map(struct weir_rkey *base, uint64_t remote_addr, size_t
     struct wi_ucx_ep *ep = WI_UCX_CONTAINER(base->ep, struct wi_ucx_ep, base);
     if (!ep->base.ready)
         return wi_error(WEIR_ERR_AGAIN,
-                        "UCX: memory can be mapped when the endpoint is connected; wait for that first");
+                        "UCX: memory of rank %llu can be mapped when the endpoint is connected; wait for that first",
+                        (unsigned long long)ep->base.peer_id);
     weir_status status = rkey->map || !ep->maps ? WEIR_OK : unpack(rkey, ep, &rkey->map);
     if (status != WEIR_OK)
         return status;
@@ -195,12 +196,14 @@ weir_status wi_ucx_rkey_import(struct weir_ep *base, const void *blob, size_t bl
     (void)addr, (void)len;
     struct wi_ucx_ep *ep = WI_UCX_CONTAINER(base, struct wi_ucx_ep, base);
     struct key_head head;
+    unsigned long long rank = base->peer_id;
     size_t packed_len = blob_len - sizeof(head);
     if (blob_len < sizeof(head) + PACKED_MIN || packed_len > UNPACK_ROOM / 2)
-        return wi_error(WEIR_ERR_KEY, "UCX: a remote key of %zu bytes cannot be right", blob_len);
+        return wi_error(WEIR_ERR_KEY, "remote key of rank %llu: its UCX part of %zu bytes cannot be right", rank, blob_len);
     memcpy(&head, blob, sizeof(head));
     if (head.instance != ep->instance)
-        return wi_error(WEIR_ERR_KEY, "UCX: this key was exported by another process than the endpoint leads to");
+        return wi_error(WEIR_ERR_KEY,
+                        "remote key of rank %llu: it was exported by another process than the endpoint leads to", rank);
     struct wi_ucx_rkey *rkey = calloc(1, sizeof(*rkey) + packed_len);
     if (!rkey)
         return wi_error(WEIR_ERR_NO_MEMORY, "UCX: out of memory for a remote key");

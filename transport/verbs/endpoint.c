@@ -16,7 +16,7 @@ static weir_status handles_grow(struct verbs_iface *iface)
 {
     uint32_t old = iface->eps_room, room = old ? 2 * old : 16;
     if (room > 0x10000)
-        return wi_error(WEIR_ERR_LIMIT, "endpoint: no room for more than %u", old);
+        return wi_error(WEIR_ERR_LIMIT, "verbs: no room for more endpoints than %u", old);
     struct verbs_ep **eps = realloc(iface->eps, room * sizeof(*eps));
     if (eps)
         iface->eps = eps;
@@ -24,7 +24,7 @@ static weir_status handles_grow(struct verbs_iface *iface)
     if (indices)
         iface->eps_free = indices;
     if (!eps || !indices)
-        return wi_error(WEIR_ERR_NO_MEMORY, "endpoint: out of memory");
+        return wi_error(WEIR_ERR_NO_MEMORY, "verbs: out of memory");
     memset(eps + old, 0, (room - old) * sizeof(*eps));
     for (uint32_t index = room; index-- > old;)
         indices[iface->eps_free_count++] = index;
@@ -84,7 +84,7 @@ static weir_status create_queue(struct verbs_ep *ep)
     if (!ep->list)
         ep->list = calloc(1, list_size);
     if (!ep->slots || !ep->list)
-        return wi_error(WEIR_ERR_NO_MEMORY, "endpoint: out of memory");
+        return wi_error(WEIR_ERR_NO_MEMORY, "verbs: out of memory");
     return wi_verbs_block_create(ep->iface, block_size(ep), IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE,
                                  "endpoint's message buffers", &ep->block, &ep->block_mr);
 }
@@ -104,7 +104,7 @@ weir_status wi_verbs_ep_create(struct wi_iface *base, const void *address, size_
     struct verbs_iface *iface = verbs_iface(base);
     struct verbs_ep *ep = calloc(1, sizeof(*ep));
     if (!ep)
-        return wi_error(WEIR_ERR_NO_MEMORY, "endpoint: out of memory");
+        return wi_error(WEIR_ERR_NO_MEMORY, "verbs: out of memory");
     ep->iface = iface;
     ep->todo_end = &ep->todo;
     ep->end.kind = VERBS_EP;
@@ -113,11 +113,11 @@ weir_status wi_verbs_ep_create(struct wi_iface *base, const void *address, size_
     ep->handle = UINT32_MAX;
     weir_status status = WEIR_OK;
     if (!wi_verbs_address_decode(address, len, &ep->address))
-        status =
-            wi_error(WEIR_ERR_PROTOCOL, "endpoint: the verbs part of the address is damaged or of another version");
+        status = wi_error(WEIR_ERR_PROTOCOL, "the verbs part of its address is damaged or of another version; use one "
+                                             "version of Weir on all ranks");
     else if (ep->address.by_store != (iface->exchange != NULL))
         status = wi_error(WEIR_ERR_MISMATCH,
-                          "endpoint: the peer connects through %s, this process through %s; set WEIR_VERBS_CONNECT alike "
+                          "it connects through %s, this process through %s; set WEIR_VERBS_CONNECT alike "
                           "on all ranks",
                           ep->address.by_store ? "the store" : "the connection manager",
                           iface->exchange ? "the store" : "the connection manager");

@@ -45,10 +45,11 @@ weir_status wi_rails_ep_create(struct wi_iface *base, const void *address, size_
 {
     struct rails_iface *iface = rails_iface(base);
     if (!wi_verbs_list_check(address, len))
-        return wi_error(WEIR_ERR_PROTOCOL, "endpoint: the verbs part of the address is damaged or of another version");
+        return wi_error(WEIR_ERR_PROTOCOL, "the verbs part of its address is damaged or of another version; use one "
+                                           "version of Weir on all ranks");
     struct rails_ep *ep = calloc(1, sizeof(*ep));
     if (!ep)
-        return wi_error(WEIR_ERR_NO_MEMORY, "endpoint: out of memory");
+        return wi_error(WEIR_ERR_NO_MEMORY, "verbs: out of memory");
     ep->iface = iface;
     weir_status status = WEIR_OK;
     for (unsigned i = 0; i < iface->count && status == WEIR_OK; i++)
