@@ -60,7 +60,7 @@ struct weir_ep {
     bool ready;                   /* connected: set by the backend */
     uint64_t peer_id;
     struct wi_peer_stats *stats;  /* the front's */
-    char sentence[256];           /* why it ended */
+    char sentence[384];           /* why it ended */
     struct weir_ep *prev, *next;  /* the context's list; the front's */
 };
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Two ranks on the two ends of a link that drops 1 % of the packets: the data is right all the same, and packets were
-# really sent again. Then one that drops 5 %: long writes get through too. Usage: lossy_wire.sh SOURCE BUILD
+# really sent again. Then one that drops 5 %: long writes get through too.
+# Where they do not, the error speaks of the losses. Usage: lossy_wire.sh SOURCE BUILD
 set -eu
 source=$1 build=$2
 
@@ -23,6 +24,9 @@ TXT
     echo "$dropped packets lost, counted as sent again: $(sent_again)"
     for link in weirv0 weirv1; do tc qdisc replace dev $link root netem loss 5%; done
     WEIR_VERBS_ACK_TIMEOUT=100ms "$build/tools/weir" run -n 2 -- sh /tmp/rank "$build/perf/weir_perf" put_bw -s 256K -n 64 -w 1
+    for link in weirv0 weirv1; do tc qdisc replace dev $link root netem loss 10%; done
+    WEIR_VERBS_RETRY=1 "$build/tools/weir" run -n 2 -- sh /tmp/rank "$build/perf/weir_perf" put_bw -s 256K -n 256 -w 1 2>&1 |
+        grep "loses too many packets (targets told of [1-9][0-9]* gaps so far)" || { echo "no word of a lossy path"; exit 1; }
     exit 0
 fi
 

@@ -6,6 +6,7 @@
 #include "transport/verbs/verbs.h"
 
 #include <endian.h>
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -109,15 +110,31 @@ static weir_status explain(enum ibv_wc_status status, const char **cause)
     }
 }
 
+/* The silence of a peer to which packets were lost before may have another cause than its death. */
+static const char *silence(const struct verbs_iface *iface, const char *cause, char *text, size_t size)
+{
+    uint64_t gaps = wi_verbs_gaps(&iface->choice) - iface->gaps_before;
+    if (gaps == 0)
+        return cause;
+    snprintf(text, size,
+             "%s, or loses too many packets (targets told of %llu gaps so far): see `weir doctor` for flow control (PFC), or "
+             "raise WEIR_VERBS_RETRY or WEIR_VERBS_ACK_TIMEOUT",
+             cause, (unsigned long long)gaps);
+    return text;
+}
+
 static void end_failed(struct verbs_ep *ep, const struct ibv_wc *wc)
 {
     uint32_t sequence = (uint32_t)wc->wr_id;
     const char *cause;
+    char text[256];
     weir_status status = explain(wc->status, &cause);
     if ((wc->status == IBV_WC_RETRY_EXC_ERR || wc->status == IBV_WC_LOC_QP_OP_ERR) &&
         wi_verbs_usable(ep->iface) != WEIR_OK) {
         status = WEIR_ERR_NO_DEVICE;
         cause = ep->iface->lost[0] ? "the device is lost" : "the port is down here; check cable, switch and interface";
+    } else if (wc->status == IBV_WC_RETRY_EXC_ERR) {
+        cause = silence(ep->iface, cause, text, sizeof(text));
     }
     wi_ep_fail(&ep->base, status, "%s rank %llu over %s: %s (%s, vendor 0x%x)",
                names[ep->slots[sequence & ep->mask].kind], (unsigned long long)ep->base.peer_id, ep->iface->base.device,

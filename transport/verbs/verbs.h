@@ -79,6 +79,9 @@ weir_status wi_verbs_addresses(const struct verbs_choice *choice, struct wi_verb
 weir_status wi_verbs_device_open(struct verbs_device *device, const struct verbs_choice *choice);
 void wi_verbs_device_close(struct verbs_device *device); /* safe on a half-open one */
 
+/* How many gaps targets told the port of since its driver was loaded, 0 where it does not count them (gaps.c). */
+uint64_t wi_verbs_gaps(const struct verbs_choice *choice);
+
 /* ---- Memory (memory.c) ------------------------------------------------------------------------------------------- */
 
 /* A range of a region that was exported. Who knows the token may have windows on it, where there are such. */
@@ -305,6 +308,7 @@ struct verbs_iface {
     bool receives_low; /* they were once */
     uint64_t port_down_ns; /* since when */
     char lost[64];               /* what has become of the device, "": nothing */
+    uint64_t gaps_before;        /* that targets told of before it was opened */
     const weir_exchange *exchange; /* what connections are made through; NULL: the connection manager */
     bool exchange_over;            /* it has failed */
     uint32_t offers_taken; /* places of its queue that were seen, */
