@@ -124,7 +124,8 @@ class WeirPerf(unittest.TestCase):
             done = subprocess.run([sys.executable, COMPARE, "sizes", "--benchmark", "put_lat", "--sizes", "8,4K", "--rounds", "1",
                                    "--build", build, "--plot", svg, "--json", rows], text=True, capture_output=True, timeout=100)
             self.assertEqual(done.returncode, 0, done.stderr)
-            self.assertIn("ratio", done.stdout)
+            for size in ("8 B", "4 KiB"): # every figure with its unit
+                self.assertRegex(done.stdout, rf"(?m)^put_lat {size} +[\d.]+ us +ucx_perftest +[\d.]+ us +ratio +[\d.]+$")
             lines = xml.dom.minidom.parse(svg).getElementsByTagName("polyline")
             self.assertEqual(len(lines), 2)
             for arguments, text in ((["--rounds", "0"], "above 0"), (["--plot", "/nowhere/p.svg"], "No such file"),
@@ -140,7 +141,7 @@ class WeirPerf(unittest.TestCase):
     def test_compare_from_the_benchmark(self):
         done = perf("get_bw", "-s", "4K", "-n", "2000", "--compare")
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertRegex(done.stdout, r"get_bw 4096 B +[\d.]+ GB/s +ucx_perftest +[\d.]+ +ratio +[\d.]+")
+        self.assertRegex(done.stdout, r"get_bw 4 KiB +[\d.]+ GB/s +ucx_perftest +[\d.]+ GB/s +ratio +[\d.]+")
         self.assertIn("put_lat", perf("send_lat", "--compare").stderr)
 
 
