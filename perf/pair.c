@@ -97,8 +97,12 @@ weir_status pair_init(struct pair *pair, struct process *process)
     return status;
 }
 
+/* Our last word must arrive, which closing the endpoint would cut off. A partner that has it may be gone: no failure. */
 void pair_fini(struct pair *pair, struct process *process)
 {
+    weir_comp flushed = WEIR_COMP_INIT; /* outlives a wait that runs out of time, until the endpoint is closed */
+    if (pair->ep && weir_ep_status(pair->ep) == WEIR_OK && weir_flush(pair->ep, &flushed) == WEIR_OK)
+        weir_wait(process->ctx, &flushed, -1);
     weir_rkey_destroy(pair->rkey);
     weir_ep_close(pair->ep);
     free(pair->unregistered);
