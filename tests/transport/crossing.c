@@ -105,7 +105,7 @@ static void send_next(struct state *s, int peer)
         uint64_t row = s->addr[peer] + offsetof(struct table, row) + (uint64_t)r->rank * LEN;
         pattern_fill(s->local->row[peer], LEN, (unsigned)(s->round * RANKS + r->rank));
         CHECK_OK(weir_put_signal(r->ep[peer], s->local->row[peer], s->local_area.mem, LEN, row, s->rkey[peer],
-                                 (uint32_t)r->board->number[peer][r->rank], &s->comp));
+                                 signal_of(r, peer, r->rank), &s->comp));
         CHECK_OK(weir_fetch_add(r->ep[peer], 1, &s->before[peer], s->local_area.mem,
                                 s->addr[peer] + offsetof(struct table, count), s->rkey[peer], &s->comp));
     }
@@ -212,10 +212,8 @@ static void crossing_body(struct rank *r)
     s->local = (struct table *)(void *)s->local_area.ptr;
     s->before = (uint64_t *)(void *)(s->local + 1);
     memset(s->table, 0, sizeof(*s->table));
-    for (int peer = 0; peer < r->count; peer++) {
-        CHECK_OK(weir_signal_create(r->ctx, &s->signal[peer]));
-        r->board->number[r->rank][peer] = s->signal[peer];
-    }
+    for (int peer = 0; peer < r->count; peer++)
+        s->signal[peer] = signal_open(r, peer);
     publish(r, 0, s->table_area.mem, s->table, sizeof(*s->table));
     for (s->round = 1; s->round <= n; s->round++) {
         one_round(s);

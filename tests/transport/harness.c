@@ -114,6 +114,26 @@ weir_rkey *import(struct rank *r, int peer, int slot, uint64_t *addr)
     return rkey;
 }
 
+weir_rkey *swap_keys(struct rank *r, const struct area *area, uint64_t *addr)
+{
+    publish(r, 0, area->mem, area->ptr, area->len);
+    barrier(r);
+    return import(r, !r->rank, 0, addr);
+}
+
+uint32_t signal_open(struct rank *r, int slot)
+{
+    uint32_t signal;
+    CHECK_OK(weir_signal_create(r->ctx, &signal));
+    r->board->number[r->rank][slot] = signal;
+    return signal;
+}
+
+uint32_t signal_of(const struct rank *r, int peer, int slot)
+{
+    return (uint32_t)r->board->number[peer][slot];
+}
+
 /* CRC-32, in the last four bytes. */
 void mend_checksum(uint8_t *blob, size_t len)
 {

@@ -111,6 +111,17 @@ void rank_open_all(struct rank *r);
 
 void rank_close(struct rank *r);
 
+/* Memory of either kind. */
+struct area {
+    unsigned char *ptr;
+    size_t len;
+    weir_mem *mem;
+    bool pooled;
+};
+
+void area_make(struct rank *r, struct area *area, size_t len, bool pooled);
+void area_free(struct rank *r, struct area *area);
+
 /* Meets all ranks; makes progress meanwhile. Also for one that is not there: the mask names ranks to wait for. */
 void barrier(struct rank *r);
 void barrier_with(struct rank *r, unsigned mask);
@@ -120,6 +131,15 @@ void publish(struct rank *r, int slot, weir_mem *mem, void *ptr, size_t len);
 
 /* Imports what `peer` published, after a barrier; *addr (may be NULL) is its first address there. */
 weir_rkey *import(struct rank *r, int peer, int slot, uint64_t *addr);
+
+/* Of two ranks: each publishes the whole area (slot 0), they meet, and each imports the other's. */
+weir_rkey *swap_keys(struct rank *r, const struct area *area, uint64_t *addr);
+
+/* Makes a signal and tells its number on the board, in number[r->rank][slot]. */
+uint32_t signal_open(struct rank *r, int slot);
+
+/* The signal that `peer` told of, after a barrier. */
+uint32_t signal_of(const struct rank *r, int peer, int slot);
 
 /* Puts the right checksum behind a blob that was changed, so that the change gets past that check to the backend's own. */
 void mend_checksum(uint8_t *blob, size_t len);
@@ -132,17 +152,6 @@ void flush(struct rank *r, weir_ep *ep);
  * is closed, so it cannot lie on the stack.
  */
 weir_comp *comp_new(struct rank *r);
-
-/* Memory of either kind. */
-struct area {
-    unsigned char *ptr;
-    size_t len;
-    weir_mem *mem;
-    bool pooled;
-};
-
-void area_make(struct rank *r, struct area *area, size_t len, bool pooled);
-void area_free(struct rank *r, struct area *area);
 
 /* Byte `i` of pattern `seed`. */
 static inline unsigned char pattern(unsigned seed, size_t i)

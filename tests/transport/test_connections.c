@@ -40,8 +40,7 @@ static void lazy_body(struct rank *r)
         CHECK_OK(weir_ep_status(r->ep[1]));
         barrier(r);
         pattern_fill(local.ptr, LEN, 7);
-        CHECK_OK(weir_put_signal(r->ep[1], local.ptr, local.mem, LEN, remote, rkey, (uint32_t)r->board->number[1][0],
-                                 NULL));
+        CHECK_OK(weir_put_signal(r->ep[1], local.ptr, local.mem, LEN, remote, rkey, signal_of(r, 1, 0), NULL));
         flush(r, r->ep[1]);
         weir_ep_query(r->ep[1], &attr);
         CHECK(attr.max_inline > 0 || transport_is("verbs"));

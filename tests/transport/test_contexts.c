@@ -24,8 +24,7 @@ static void exchange(struct rank *r, const struct area *mine, const struct area 
         size_t len = sizeof(text);
         weir_status status;
         pattern_fill(local->ptr, LEN, (unsigned)(round * THREADS + r->rank));
-        CHECK_OK(weir_put_signal(r->ep[next], local->ptr, local->mem, LEN, remote, rkey,
-                                 (uint32_t)r->board->number[next][0], &comp));
+        CHECK_OK(weir_put_signal(r->ep[next], local->ptr, local->mem, LEN, remote, rkey, signal_of(r, next, 0), &comp));
         CHECK_OK(weir_signal_wait(r->ctx, signal, (uint64_t)round, -1));
         CHECK(pattern_differs(mine->ptr, LEN, (unsigned)(round * THREADS + before)) == LEN);
         CHECK_OK(weir_wait(r->ctx, &comp, -1));
@@ -42,10 +41,8 @@ static void contexts_body(struct rank *r)
 {
     for (int turn = 0; turn < 3; turn++) {
         struct area mine, local;
-        uint32_t signal;
         rank_open(r, 0);
-        CHECK_OK(weir_signal_create(r->ctx, &signal));
-        r->board->number[r->rank][0] = signal;
+        uint32_t signal = signal_open(r, 0);
         area_make(r, &mine, LEN, true);
         area_make(r, &local, LEN, turn != 1);
         publish(r, 0, mine.mem, mine.ptr, LEN);

@@ -39,8 +39,7 @@ static void field_open(struct rank *r, struct field *f, bool pooled)
     area_make(r, &f->area, LEN, pooled);
     area_make(r, &f->local, LEN, true);
     memset(f->local.ptr, r->rank, LEN);
-    CHECK_OK(weir_signal_create(r->ctx, &f->signal));
-    r->board->number[r->rank][0] = f->signal;
+    f->signal = signal_open(r, 0);
     publish(r, 0, f->area.mem, f->area.ptr, LEN);
     barrier(r);
     for (int i = 0; i < r->count; i++)
@@ -105,7 +104,7 @@ static void check_survivors(struct rank *r, struct field *f, unsigned alive)
         if (!(alive >> i & 1u) || i == r->rank)
             continue;
         CHECK_OK(weir_put_signal(r->ep[i], f->local.ptr, f->local.mem, LEN, f->remote[i], f->rkey[i],
-                                 (uint32_t)r->board->number[i][0], NULL));
+                                 signal_of(r, i, 0), NULL));
         peers++;
     }
     CHECK_OK(weir_signal_wait(r->ctx, f->signal, peers, -1));
@@ -295,7 +294,7 @@ static void post_much(struct rank *r, struct field *f, weir_comp *comp)
         CHECK_OK(weir_put(ep, f->local.ptr, f->local.mem, 4096, f->remote[1], f->rkey[1], comp));
         CHECK_OK(weir_get(ep, f->local.ptr + 8192, f->local.mem, 4096, f->remote[1], f->rkey[1], comp));
         CHECK_OK(weir_put_signal(ep, f->local.ptr, f->local.mem, 100, f->remote[1], f->rkey[1],
-                                 (uint32_t)r->board->number[1][0], comp));
+                                 signal_of(r, 1, 0), comp));
         CHECK_OK(weir_fetch_add(ep, 1, result, f->local.mem, f->remote[1], f->rkey[1], comp));
         CHECK_OK(weir_flush(ep, comp));
     }

@@ -30,9 +30,7 @@ static void target_open(struct rank *r, struct target *target, size_t len)
 {
     rank_open_all(r);
     area_make(r, &target->area, len, true);
-    publish(r, 0, target->area.mem, target->area.ptr, len);
-    barrier(r);
-    target->rkey = import(r, !r->rank, 0, &target->addr);
+    target->rkey = swap_keys(r, &target->area, &target->addr);
 }
 
 static void target_close(struct rank *r, struct target *target)

@@ -61,8 +61,7 @@ static void write_cases(struct rank *r, case_fn *write, bool signals)
     weir_rkey *rkey[2] = {NULL, NULL};
     uint64_t remote[2];
     rank_open_all(r);
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
-    r->board->number[r->rank][0] = signal;
+    signal = signal_open(r, 0);
     for (int kind = 0; kind < 2; kind++) {
         area_make(r, &area[kind], ROOM, kind == 1);
         publish(r, kind, area[kind].mem, area[kind].ptr, ROOM);
@@ -83,7 +82,7 @@ static void write_cases(struct rank *r, case_fn *write, bool signals)
         p.remote = remote[remote_pooled];
         p.rkey = rkey[remote_pooled];
         if (r->rank == 0)
-            write(r, &p, (uint32_t)r->board->number[1][0]);
+            write(r, &p, signal_of(r, 1, 0));
         else if (signals)
             CHECK_OK(weir_signal_wait(r->ctx, signal, ++signalled, -1));
         if (!signals)
@@ -317,18 +316,16 @@ void test_message_sizes(void **state)
 static void empty_body(struct rank *r)
 {
     struct area area;
-    uint32_t signal;
     uint64_t remote;
     rank_open_all(r);
     area_make(r, &area, 128, true);
     memset(area.ptr, CANARY, 128);
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
-    r->board->number[r->rank][0] = signal;
+    uint32_t signal = signal_open(r, 0);
     publish(r, 0, area.mem, area.ptr + 32, 64);
     barrier(r);
     weir_rkey *rkey = import(r, !r->rank, 0, &remote);
     weir_comp comp = WEIR_COMP_INIT;
-    uint32_t there = (uint32_t)r->board->number[!r->rank][0];
+    uint32_t there = signal_of(r, !r->rank, 0);
     CHECK_OK(weir_put(r->ep[!r->rank], area.ptr, area.mem, 0, remote, rkey, &comp));
     CHECK_OK(weir_put(r->ep[!r->rank], NULL, NULL, 0, remote + 64, rkey, &comp));
     CHECK_OK(weir_get(r->ep[!r->rank], area.ptr, area.mem, 0, remote, rkey, &comp));
@@ -365,9 +362,7 @@ static void outstanding_body(struct rank *r)
     area_make(r, &back, n * SLOT, true);
     memset(mine.ptr, 0, n * SLOT);
     pattern_fill(local.ptr, n * SLOT, (unsigned)r->rank);
-    publish(r, 0, mine.mem, mine.ptr, n * SLOT);
-    barrier(r);
-    weir_rkey *rkey = import(r, peer, 0, &remote);
+    weir_rkey *rkey = swap_keys(r, &mine, &remote);
     for (size_t i = 0; i < n; i++)
         CHECK_OK(weir_put(r->ep[peer], local.ptr + i * SLOT, local.mem, SLOT, remote + i * SLOT, rkey, NULL));
     flush(r, r->ep[peer]);

@@ -65,18 +65,14 @@ static void check_round(struct rank *r, int round, const unsigned char *mine, bo
 static void ordering(struct rank *r, bool earlier_puts, bool pooled)
 {
     struct area local, mine;
-    uint32_t signal;
     uint64_t remote;
     int n = rounds(2000, 100);
     rank_open_all(r);
     area_make(r, &local, pieces_len(), true);
     area_make(r, &mine, pieces_len(), pooled);
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
-    r->board->number[r->rank][0] = signal;
-    publish(r, 0, mine.mem, mine.ptr, mine.len);
-    barrier(r);
-    weir_rkey *rkey = import(r, !r->rank, 0, &remote);
-    uint32_t there = (uint32_t)r->board->number[!r->rank][0];
+    uint32_t signal = signal_open(r, 0);
+    weir_rkey *rkey = swap_keys(r, &mine, &remote);
+    uint32_t there = signal_of(r, !r->rank, 0);
     for (int round = 1; round <= n; round++) {
         if (r->rank == 0) {
             send_round(r, round, &local, remote, rkey, there, earlier_puts);
@@ -136,14 +132,12 @@ static void random_pause(unsigned *seed)
 /* With no spinning every wait sleeps; a lost wake-up would show as waits of many ms (the bound of one sleep). */
 static void ping_pong_body(struct rank *r)
 {
-    uint32_t signal;
     unsigned seed = 1234u + (unsigned)r->rank, late = 0;
     int n = rounds(5000, 200), peer = !r->rank;
     rank_open_all(r);
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
-    r->board->number[r->rank][0] = signal;
+    uint32_t signal = signal_open(r, 0);
     barrier(r);
-    uint32_t there = (uint32_t)r->board->number[peer][0];
+    uint32_t there = signal_of(r, peer, 0);
     for (int round = 1; round <= n; round++) {
         if (r->rank == 0) {
             random_pause(&seed);

@@ -61,13 +61,11 @@ static void all_to_all_body(struct rank *r)
     struct area local, table;
     weir_rkey *rkey[RANKS_MAX];
     uint64_t remote[RANKS_MAX];
-    uint32_t signal;
     int n = rounds(100, 5);
     rank_open_all(r);
     area_make(r, &local, BLOCK, true);
     area_make(r, &table, (size_t)r->count * BLOCK, true);
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
-    r->board->number[r->rank][0] = signal;
+    uint32_t signal = signal_open(r, 0);
     publish(r, 0, table.mem, table.ptr, table.len);
     barrier(r);
     for (int i = 0; i < r->count; i++)
@@ -77,7 +75,7 @@ static void all_to_all_body(struct rank *r)
         for (int k = 0; k < r->count; k++) {
             int i = (r->rank + k) % r->count;
             CHECK_OK(weir_put_signal(r->ep[i], local.ptr, local.mem, BLOCK, remote[i] + (uint64_t)r->rank * BLOCK,
-                                     rkey[i], (uint32_t)r->board->number[i][0], NULL));
+                                     rkey[i], signal_of(r, i, 0), NULL));
         }
         CHECK_OK(weir_signal_wait(r->ctx, signal, (uint64_t)(round * r->count), -1));
         for (int i = 0; i < r->count; i++)
@@ -101,15 +99,13 @@ void test_all_to_all(void **state)
 static void connect_at_once_body(struct rank *r)
 {
     int n = rounds(20, 3), peer = !r->rank;
-    uint32_t signal;
     rank_open(r, 0);
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
-    r->board->number[r->rank][0] = signal;
+    uint32_t signal = signal_open(r, 0);
     for (int round = 1; round <= n; round++) {
         weir_comp comp = WEIR_COMP_INIT;
         barrier(r);
         CHECK_OK(weir_ep_create(r->ctx, r->board->address[peer], r->board->address_len[peer], &r->ep[peer]));
-        CHECK_OK(weir_put_signal(r->ep[peer], NULL, NULL, 0, 0, NULL, (uint32_t)r->board->number[peer][0], &comp));
+        CHECK_OK(weir_put_signal(r->ep[peer], NULL, NULL, 0, 0, NULL, signal_of(r, peer, 0), &comp));
         CHECK_OK(weir_ep_wait_ready(r->ep[peer], -1));
         CHECK_OK(weir_wait(r->ctx, &comp, -1));
         CHECK_OK(weir_signal_wait(r->ctx, signal, (uint64_t)round, -1));
@@ -225,14 +221,13 @@ static void threads_body(struct rank *r)
         memset(mine[i].ptr, 0, WORKER_LEN + 256);
         publish(r, i, mine[i].mem, mine[i].ptr, WORKER_LEN + 256);
         worker[i] = (struct worker){.r = r, .mine = &mine[i], .local = &local[i], .number = i};
-        CHECK_OK(weir_signal_create(r->ctx, &worker[i].signal_here));
-        r->board->number[r->rank][i] = worker[i].signal_here;
+        worker[i].signal_here = signal_open(r, i);
     }
     barrier(r);
     for (int i = 0; i < WORKERS; i++) {
         worker[i].rkey = import(r, !r->rank, i, &worker[i].remote);
         workers[i] = &worker[i];
-        worker[i].signal_there = (uint32_t)r->board->number[!r->rank][i];
+        worker[i].signal_there = signal_of(r, !r->rank, i);
     }
     rank_threads(r, WORKERS, worker_main, workers);
     flush(r, r->ep[!r->rank]);

@@ -48,10 +48,8 @@ static void asleep_body(struct rank *r)
 {
     setenv("WEIR_VERBS_RECEIVES", "64", 1);
     rank_open_all(r);
-    uint32_t signal;
     uint64_t total = 0;
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
-    r->board->number[r->rank][0] = signal;
+    uint32_t signal = signal_open(r, 0);
     uint64_t *sent = &r->board->number[r->rank][1];
     barrier(r);
     long rnr = rnr_count();
@@ -64,7 +62,7 @@ static void asleep_body(struct rank *r)
         CHECK(weir_signal_read(r->ctx, signal) == SENDERS * SIGNALS);
     } else {
         for (int i = 0; i < SIGNALS; i++) {
-            CHECK_OK(weir_put_signal(r->ep[0], NULL, NULL, 0, 0, NULL, (uint32_t)r->board->number[0][0], NULL));
+            CHECK_OK(weir_put_signal(r->ep[0], NULL, NULL, 0, 0, NULL, signal_of(r, 0, 0), NULL));
             __atomic_add_fetch(sent, 1, __ATOMIC_RELEASE);
         }
         flush(r, r->ep[0]);
@@ -87,11 +85,9 @@ static void stuck_body(struct rank *r)
 {
     setenv("WEIR_VERBS_RECEIVES", "64", 1);
     rank_open_all(r);
-    uint32_t signal;
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
-    r->board->number[r->rank][0] = signal;
+    uint32_t signal = signal_open(r, 0);
     barrier(r);
-    uint32_t theirs = (uint32_t)r->board->number[1][0], sent = 0;
+    uint32_t theirs = signal_of(r, 1, 0), sent = 0;
     if (r->rank == 0) {
         weir_status status = WEIR_OK;
         for (; status == WEIR_OK && sent < 10000; sent += status == WEIR_OK)
@@ -137,10 +133,8 @@ static void low_body(struct rank *r)
     enum { CONNECTIONS = 60, TIMES = 3 };
     setenv("WEIR_VERBS_RECEIVES", "64", 1);
     rank_open_all(r);
-    uint32_t signal;
     weir_ep *more[CONNECTIONS];
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
-    r->board->number[r->rank][0] = signal;
+    uint32_t signal = signal_open(r, 0);
     barrier(r);
     for (int i = 0; r->rank == 1 && i < CONNECTIONS; i++) {
         CHECK_OK(weir_ep_create(r->ctx, r->board->address[0], r->board->address_len[0], &more[i]));
@@ -150,7 +144,7 @@ static void low_body(struct rank *r)
         barrier(r);
         CHECK(r->rank == 1 || receives_low(r) == time - 1);
         for (int i = 0; r->rank == 1 && i < CONNECTIONS; i++)
-            CHECK_OK(weir_put_signal(more[i], NULL, NULL, 0, 0, NULL, (uint32_t)r->board->number[0][0], NULL));
+            CHECK_OK(weir_put_signal(more[i], NULL, NULL, 0, 0, NULL, signal_of(r, 0, 0), NULL));
         for (int i = 0; r->rank == 1 && i < CONNECTIONS; i++)
             flush(r, more[i]);
         if (r->rank == 1)

@@ -26,16 +26,12 @@ static void long_body(struct rank *r)
     setenv("WEIR_VERBS_DEPTH", "16", 1);
     rank_open_all(r);
     struct area area[2];
-    uint32_t signal;
+    uint32_t signal = signal_open(r, 0);
     uint64_t remote;
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
     area_make(r, &area[0], LONG + 64, true);
     area_make(r, &area[1], LONG, true);
     memset(area[0].ptr, 0, area[0].len);
-    r->board->number[r->rank][0] = signal;
-    publish(r, 0, area[0].mem, area[0].ptr, area[0].len);
-    barrier(r);
-    weir_rkey *rkey = import(r, !r->rank, 0, &remote);
+    weir_rkey *rkey = swap_keys(r, &area[0], &remote);
     if (r->rank == 0) {
         weir_comp comp = WEIR_COMP_INIT;
         pattern_fill(area[1].ptr, LONG, 5);
@@ -45,7 +41,7 @@ static void long_body(struct rank *r)
             CHECK_OK(weir_put(r->ep[1], area[1].ptr, area[1].mem, SHORT, remote, rkey, NULL));
         CHECK_OK(weir_put(r->ep[1], area[1].ptr, area[1].mem, LONG, remote, rkey, &comp));
         CHECK(comp.pending == 1);
-        CHECK_OK(weir_put_signal(r->ep[1], NULL, NULL, 0, 0, NULL, (uint32_t)r->board->number[1][0], NULL));
+        CHECK_OK(weir_put_signal(r->ep[1], NULL, NULL, 0, 0, NULL, signal_of(r, 1, 0), NULL));
         CHECK_OK(weir_wait(r->ctx, &comp, -1));
 
         memset(area[1].ptr, 0, LONG);
@@ -114,9 +110,7 @@ static void unregistered_body(struct rank *r)
     uint64_t remote, word = 0;
     area_make(r, &area, 8192, true);
     memset(area.ptr, 0, area.len);
-    publish(r, 0, area.mem, area.ptr, area.len);
-    barrier(r);
-    weir_rkey *rkey = import(r, !r->rank, 0, &remote);
+    weir_rkey *rkey = swap_keys(r, &area, &remote);
     weir_ep_query(r->ep[!r->rank], &attr);
     CHECK(attr.ordered_writes && attr.native_signal && !attr.maps_peer);
     CHECK(attr.max_inline >= 8 && attr.max_inline < 4096);
@@ -154,9 +148,7 @@ static void test_unregistered(void **state)
 static void untaken_body(struct rank *r)
 {
     rank_open_all(r);
-    uint32_t signal, sent = 0;
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
-    r->board->number[r->rank][0] = signal;
+    uint32_t signal = signal_open(r, 0), sent = 0;
     unsigned char text[1000];
     weir_status status = WEIR_OK;
     barrier(r);
@@ -172,7 +164,7 @@ static void untaken_body(struct rank *r)
     }
     barrier(r);
     if (r->rank == 2) {
-        CHECK_OK(weir_put_signal(r->ep[1], NULL, NULL, 0, 0, NULL, (uint32_t)r->board->number[1][0], NULL));
+        CHECK_OK(weir_put_signal(r->ep[1], NULL, NULL, 0, 0, NULL, signal_of(r, 1, 0), NULL));
         CHECK_OK(weir_send(r->ep[1], "hello", 5));
         flush(r, r->ep[1]);
     }
@@ -222,15 +214,11 @@ static void burst_body(struct rank *r)
     enum { BURST = 13, KINDS = 4 };
     rank_open_all(r);
     struct area area;
-    uint32_t signal;
     uint64_t remote, word;
     area_make(r, &area, BURST * KINDS * sizeof(word), true);
     memset(area.ptr, 0, area.len);
-    publish(r, 0, area.mem, area.ptr, area.len);
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
-    r->board->number[r->rank][0] = signal;
-    barrier(r);
-    weir_rkey *rkey = import(r, !r->rank, 0, &remote);
+    signal_open(r, 0);
+    weir_rkey *rkey = swap_keys(r, &area, &remote);
     weir_ep *ep = r->ep[!r->rank];
     for (unsigned kind = 0; kind < KINDS; kind++) {
         volatile uint64_t *last = (uint64_t *)(void *)area.ptr + (kind + 1) * BURST - 1;
@@ -241,7 +229,7 @@ static void burst_body(struct rank *r)
             word = ~0ull;
         }
         if (r->rank == 0 && kind == 0)
-            CHECK_OK(weir_put_signal(ep, NULL, NULL, 0, 0, NULL, (uint32_t)r->board->number[1][0], NULL));
+            CHECK_OK(weir_put_signal(ep, NULL, NULL, 0, 0, NULL, signal_of(r, 1, 0), NULL));
         if (r->rank == 0 && kind == 1)
             CHECK_OK(weir_send(ep, "x", 1));
         weir_comp comp = WEIR_COMP_INIT;
@@ -286,9 +274,7 @@ static void relaxed_body(struct rank *r)
     uint64_t remote;
     weir_ep *ep = r->ep[!r->rank];
     area_make(r, &area, SIZE, true);
-    publish(r, 0, area.mem, area.ptr, area.len);
-    barrier(r);
-    weir_rkey *rkey = import(r, !r->rank, 0, &remote);
+    weir_rkey *rkey = swap_keys(r, &area, &remote);
     weir_ep_query(ep, &attr);
     CHECK(attr.ordered_writes == (r->rank == 1));
     for (unsigned round = 0; round < ROUNDS; round++) {

@@ -168,7 +168,7 @@ static void burst(struct rank *r, const struct device *device, uint64_t remote, 
         device_fill(device, 0, COUNT * SIZE, 9);
         for (size_t at = 0; at < COUNT * SIZE; at += SIZE)
             CHECK_OK(weir_put(r->ep[1], device->name + at, device->mem, SIZE, remote + at, rkey, NULL));
-        CHECK_OK(weir_put_signal(r->ep[1], device->name, NULL, SIZE, remote, rkey, (uint32_t)r->board->number[1][0], NULL));
+        CHECK_OK(weir_put_signal(r->ep[1], device->name, NULL, SIZE, remote, rkey, signal_of(r, 1, 0), NULL));
     } else {
         CHECK_OK(weir_signal_wait(r->ctx, signal, 1, -1));
         CHECK(device_has(device, 0, COUNT * SIZE, 9));
@@ -252,7 +252,6 @@ static void parts(struct rank *r, struct device *device)
 static void transfer_body(struct rank *r)
 {
     struct device device;
-    uint32_t signal;
     uint64_t remote;
     rank_open_all(r);
     weir_status status = device_make(r, &device);
@@ -265,8 +264,7 @@ static void transfer_body(struct rank *r)
     CHECK_OK(status);
     device_is_strange(r, &device);
     publish(r, 0, device.mem, device.name, LENGTH);
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
-    r->board->number[r->rank][0] = signal;
+    uint32_t signal = signal_open(r, 0);
     barrier(r);
     weir_rkey *rkey = import(r, !r->rank, 0, &remote);
     write_all_sizes(r, &device, remote, rkey);

@@ -68,9 +68,7 @@ static void port_body(struct rank *r)
     uint64_t remote;
     open_own(r);
     area_make(r, &area, SIZE, true);
-    publish(r, 0, area.mem, area.ptr, area.len);
-    barrier(r);
-    weir_rkey *rkey = import(r, !r->rank, 0, &remote);
+    weir_rkey *rkey = swap_keys(r, &area, &remote);
     if (r->rank == 0)
         port_of_rank_0(r, &area, remote, rkey);
     barrier(r);
@@ -131,9 +129,7 @@ static void removal_body(struct rank *r)
     uint64_t remote;
     open_own(r);
     area_make(r, &area, SIZE, true);
-    publish(r, 0, area.mem, area.ptr, area.len);
-    barrier(r);
-    weir_rkey *rkey = import(r, !r->rank, 0, &remote);
+    weir_rkey *rkey = swap_keys(r, &area, &remote);
     CHECK_OK(exchange(r, r->ep[!r->rank], &area, remote, rkey));
     barrier(r);
     weir_status status = WEIR_OK;

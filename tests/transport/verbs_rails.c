@@ -41,18 +41,14 @@ static void order_body(struct rank *r)
         setenv("WEIR_DEVICE", getenv("TEST_CROSSED"), 1);
     rank_open_all(r);
     struct area area[2];
-    uint32_t signal;
+    uint32_t signal = signal_open(r, 0);
     uint64_t remote;
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
     for (int i = 0; i < 2; i++)
         area_make(r, &area[i], 2 * BIG + 2 * SMALL, true);
     memset(area[0].ptr, 0, area[0].len);
-    r->board->number[r->rank][0] = signal;
-    publish(r, 0, area[0].mem, area[0].ptr, area[0].len);
-    barrier(r);
-    weir_rkey *rkey = import(r, !r->rank, 0, &remote);
+    weir_rkey *rkey = swap_keys(r, &area[0], &remote);
     weir_ep *ep = r->ep[!r->rank];
-    uint32_t theirs = (uint32_t)r->board->number[!r->rank][0];
+    uint32_t theirs = signal_of(r, !r->rank, 0);
     unsigned char *from = area[1].ptr, *second = (unsigned char *)area[0].ptr + BIG + SMALL;
     for (int round = 0; round < ROUNDS; round++) {
         weir_comp comp = WEIR_COMP_INIT;
@@ -106,21 +102,17 @@ static void stream_body(struct rank *r)
     enum { LONG = 64 * 1024, COUNT = 400 };
     rank_open_all(r);
     struct area area;
-    uint32_t signal;
+    uint32_t signal = signal_open(r, 0);
     uint64_t remote;
-    CHECK_OK(weir_signal_create(r->ctx, &signal));
     area_make(r, &area, LONG, true);
     memset(area.ptr, 0, LONG);
-    r->board->number[r->rank][0] = signal;
-    publish(r, 0, area.mem, area.ptr, area.len);
-    barrier(r);
-    weir_rkey *rkey = import(r, !r->rank, 0, &remote);
+    weir_rkey *rkey = swap_keys(r, &area, &remote);
     weir_ep *ep = r->ep[!r->rank];
     if (r->rank == 0) {
         for (int i = 0; i < COUNT; i++) {
             if (i % 4 == 0)
                 CHECK_OK(weir_put(ep, area.ptr, area.mem, LONG, remote, rkey, NULL));
-            CHECK_OK(weir_put_signal(ep, NULL, NULL, 0, 0, NULL, (uint32_t)r->board->number[1][0], NULL));
+            CHECK_OK(weir_put_signal(ep, NULL, NULL, 0, 0, NULL, signal_of(r, 1, 0), NULL));
         }
         flush(r, ep);
     } else {

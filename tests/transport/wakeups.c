@@ -116,7 +116,7 @@ static void await_signal(struct player *p, int which, uint64_t count)
 {
     struct rank *r = p->team->r;
     struct wait wait = wait_begins(p);
-    CHECK_OK(weir_signal_wait(r->ctx, (uint32_t)r->board->number[r->rank][which + p->number], count, BOUND_MS));
+    CHECK_OK(weir_signal_wait(r->ctx, signal_of(r, r->rank, which + p->number), count, BOUND_MS));
     uint64_t now = now_ns(),
              posted = __atomic_load_n(&r->board->number[!r->rank][POSTED_AT + p->number], __ATOMIC_RELAXED);
     if (which == BOUNCE_SIGNAL && posted > wait.start_ns && sleeps_so_far(p) > wait.sleeps) {
@@ -157,7 +157,7 @@ static void post_signal(struct player *p, int rank, int which, int number)
     struct rank *r = p->team->r;
     __atomic_store_n(&r->board->number[r->rank][POSTED_AT + p->number], now_ns(), __ATOMIC_RELAXED);
     CHECK_OK(
-        weir_put_signal(r->ep[rank], NULL, NULL, 0, 0, NULL, (uint32_t)r->board->number[rank][which + number], NULL));
+        weir_put_signal(r->ep[rank], NULL, NULL, 0, 0, NULL, signal_of(r, rank, which + number), NULL));
 }
 
 static uint64_t *word(const struct area *area, int number)
@@ -303,11 +303,8 @@ static void team_open(struct team *team, struct rank *r)
     publish(r, 0, team->pooled.mem, team->pooled.ptr, team->pooled.len);
     publish(r, 1, team->ordinary.mem, team->ordinary.ptr, team->ordinary.len);
     for (int i = 0; i < options.threads; i++) {
-        uint32_t bounce_signal, phase_signal;
-        CHECK_OK(weir_signal_create(r->ctx, &bounce_signal));
-        CHECK_OK(weir_signal_create(r->ctx, &phase_signal));
-        r->board->number[r->rank][BOUNCE_SIGNAL + i] = bounce_signal;
-        r->board->number[r->rank][PHASE_SIGNAL + i] = phase_signal;
+        signal_open(r, BOUNCE_SIGNAL + i);
+        signal_open(r, PHASE_SIGNAL + i);
     }
     barrier(r);
     team->put_key = import(r, !r->rank, 0, &team->put_addr);
