@@ -122,6 +122,8 @@ weir_status weir_boot_create(const weir_boot_params *params, weir_boot **out)
     weir_status status = resolve(params, boot, &resolved);
     if (status == WEIR_OK)
         status = wi_secret_load(wi_config()->secret_file, &boot->secret);
+    if (status == WEIR_OK && boot->secret.exposed)
+        wi_warn("WEIR_SECRET_FILE=%s: everybody on this host may read it; chmod 600 it", wi_config()->secret_file);
     if (status == WEIR_OK && boot->world > 1)
         status = wi_client_init(&boot->client, boot->timeout_ns, &boot->secret, &boot->attendants);
     if (status != WEIR_OK) {
@@ -180,6 +182,19 @@ int weir_boot_servers(const weir_boot *boot)
 weir_role weir_boot_role(const weir_boot *boot)
 {
     return boot->rank >= boot->world - boot->servers ? WEIR_ROLE_SERVER : WEIR_ROLE_WORKER;
+}
+
+weir_status weir_boot_check_secret(int *exposed)
+{
+    const struct wi_config *config;
+    struct wi_secret secret = {0};
+    weir_status status = wi_config_load(&config);
+    if (status == WEIR_OK)
+        status = wi_secret_load(config->secret_file, &secret);
+    if (status == WEIR_OK)
+        *exposed = secret.exposed;
+    wi_secret_fini(&secret);
+    return status;
 }
 
 const char *weir_boot_local_address(const weir_boot *boot)

@@ -1,7 +1,6 @@
 #include "bootstrap/secret.h"
 
 #include "core/error.h"
-#include "core/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,15 +13,14 @@
 #include <unistd.h>
 
 /* Who may write to it could make it his own; who may read it knows it, which may be meant (a mounted secret). */
-static weir_status check_mode(const char *path, int fd)
+static weir_status check_mode(const char *path, int fd, bool *exposed)
 {
     struct stat about;
     if (fstat(fd, &about) != 0 || !S_ISREG(about.st_mode))
         return wi_error(WEIR_ERR_CONFIG, "WEIR_SECRET_FILE=%s: it is not a file", path);
     if (about.st_mode & S_IWOTH)
         return wi_error(WEIR_ERR_CONFIG, "WEIR_SECRET_FILE=%s: everybody may write to it; chmod 600 it", path);
-    if (about.st_mode & S_IROTH)
-        wi_warn("WEIR_SECRET_FILE=%s: everybody on this host may read it; chmod 600 it", path);
+    *exposed = about.st_mode & S_IROTH;
     return WEIR_OK;
 }
 
@@ -60,12 +58,13 @@ static weir_status read_all(const char *path, int fd, struct wi_secret *secret)
 weir_status wi_secret_load(const char *path, struct wi_secret *secret)
 {
     secret->len = 0;
+    secret->exposed = false;
     if (!*path)
         return WEIR_OK;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not hold us */
     if (fd < 0)
         return wi_error(WEIR_ERR_CONFIG, "WEIR_SECRET_FILE=%s: %s", path, strerror(errno));
-    weir_status status = check_mode(path, fd);
+    weir_status status = check_mode(path, fd, &secret->exposed);
     if (status == WEIR_OK)
         status = read_all(path, fd, secret);
     close(fd);

@@ -20,7 +20,8 @@
 #define WI_SECRET_PROOF 32u   /* bytes of a proof */
 
 struct wi_secret {
-    size_t len; /* 0: the job has none */
+    size_t len;   /* 0: the job has none */
+    bool exposed; /* everybody on this host may read its file */
     uint8_t bytes[WI_SECRET_MAX];
 };
 

@@ -56,6 +56,13 @@ typedef struct weir_boot_params {
 weir_status weir_boot_create(const weir_boot_params *params, weir_boot **boot);
 
 /*
+ * Would weir_boot_create() take the secret of WEIR_SECRET_FILE? Reads it, joins nothing; none set is well too. `*exposed`
+ * becomes 1 where everybody on this host may read the file, which is allowed, else 0. Any thread may call it.
+ * Errors: WEIR_ERR_CONFIG (it cannot be read, is too short or too long, others may write to it).
+ */
+weir_status weir_boot_check_secret(int *exposed);
+
+/*
  * Leaves the job in good order and frees the object. Rank 0 serves on until all others have left, at most WEIR_TIMEOUT,
  * so that their last calls succeed. NULL is allowed.
  */

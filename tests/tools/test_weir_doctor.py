@@ -81,7 +81,7 @@ class Called(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             secret = pathlib.Path(folder, "secret")
             for text, mode, level in (("x" * 32, 0o600, "ok"), ("x" * 32, 0o644, "warn"), ("x" * 32, 0o602, "fail"),
-                                      ("short", 0o600, "fail"), (None, 0, "fail")):
+                                      ("short", 0o600, "fail"), ("x" * 15 + "\n" * 5, 0o600, "fail"), (None, 0, "fail")):
                 secret.unlink(missing_ok=True)
                 if text:
                     secret.write_text(text, encoding="ascii")
