@@ -1,4 +1,7 @@
-/* What Weir sets for transports that are not on this host is no complaint: UCX says so, and nobody is to be alarmed. */
+/*
+ * What Weir sets for UCX. Settings for transports that are not on this host are no complaint, though UCX says so, and nobody is
+ * to be alarmed. And UCX makes no shared memory that nobody uses.
+ */
 #include "transport/ucx/ucx.h"
 
 #include <setjmp.h>
@@ -43,11 +46,41 @@ static void test_errors_do_not_quote_it(void **state)
     assert_string_equal(weir_last_error(), "UCX: trying: Out of memory; UCX_TLS=tcp,self");
 }
 
+/* Do mappings of this process have names with this in it? */
+static bool maps(const char *what)
+{
+    char line[512];
+    bool found = false;
+    FILE *file = fopen("/proc/self/maps", "re");
+    assert_non_null(file);
+    while (!found && fgets(line, sizeof(line), file))
+        found = strstr(line, what);
+    fclose(file);
+    return found;
+}
+
+static void test_no_shared_memory(void **state)
+{
+    (void)state;
+    weir_ctx *ctx;
+    weir_ctx_params params = {.size = sizeof(params), .transport = "ucx", .bind_address = "127.0.0.1"};
+    unsetenv("UCX_TLS");
+    assert_int_equal(weir_ctx_create(&params, &ctx), WEIR_OK);
+    assert_false(maps("ucx_shm_posix") || maps("/SYSV"));
+    weir_ctx_destroy(ctx);
+    setenv("UCX_POSIX_ERROR_HANDLING", "y", 1);
+    assert_int_equal(weir_ctx_create(&params, &ctx), WEIR_OK);
+    assert_true(maps("ucx_shm_posix"));
+    weir_ctx_destroy(ctx);
+    unsetenv("UCX_POSIX_ERROR_HANDLING");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_log_at_info_is_calm),
         cmocka_unit_test(test_errors_do_not_quote_it),
+        cmocka_unit_test(test_no_shared_memory),
     };
     char path[64];
     log_fd = memfd_create("log", 0);

@@ -54,6 +54,20 @@ static weir_status ucx_probe(void)
     return status;
 }
 
+/* What a worker lacks is room in /dev/shm, mostly. */
+static weir_status no_worker(ucs_status_t status)
+{
+    char own[512];
+    weir_status ours = wi_ucx_error(status, "cannot make a worker");
+    if (status != UCS_ERR_NO_RESOURCE)
+        return ours;
+    snprintf(own, sizeof(own), "%s", weir_last_error());
+    return wi_error(WEIR_ERR_LIMIT,
+                    "%s; UCX's shared memory takes 4 MiB of /dev/shm for each context: make that larger (docker run "
+                    "--shm-size=1g), or leave it out (UCX_TLS=^shm)",
+                    own);
+}
+
 static weir_status make_worker(struct wi_ucx_iface *iface)
 {
     ucp_worker_params_t params = {
@@ -68,7 +82,7 @@ static weir_status make_worker(struct wi_ucx_iface *iface)
         iface->ports.count = 0; /* too many to tell which are new */
     if (status != UCS_OK) {
         iface->worker = NULL;
-        return wi_ucx_error(status, "cannot make a worker");
+        return no_worker(status);
     }
     return wi_ucx_messages_init(iface);
 }

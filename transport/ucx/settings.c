@@ -154,6 +154,9 @@ weir_status wi_ucx_settings(ucp_config_t **config)
     snprintf(piece, sizeof(piece), "%u", WI_UCX_TCP_PIECE + 4096u);
     set(*config, "TCP_", "TX_SEG_SIZE", piece);
     set(*config, "TCP_", "RX_SEG_SIZE", piece);
+    /* Memory that it would share with nobody: half of what a context costs, of /dev/shm, which is small in containers, too. */
+    if (!wi_ucx_shares_memory())
+        set(*config, "", "TLS", "^shm");
     /* UCX would take registered memory away from children, who crash where they touch it. */
     if (wi_ucx_fork_copies_registered())
         set(*config, "IB_", "FORK_INIT", "n");
