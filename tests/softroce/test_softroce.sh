@@ -69,6 +69,8 @@ test_options() {
     is "an unknown option is refused" $? 125
     "$softroce" --nodes 1 --loss 1% true 2>"$work/err"
     is "loss needs two nodes" $? 125
+    "$softroce" --guest --mtu 1500 --loss 1% --check >"$work/out" 2>&1 || [ $? = 77 ]
+    is "loss implies two nodes, with an MTU too" $? 0
     "$softroce" --guest 2>"$work/err"
     is "no command" $? 125
 }
