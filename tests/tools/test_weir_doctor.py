@@ -117,6 +117,13 @@ class Transports(unittest.TestCase):
         self.assertIn("wrote 256 KiB", report.text("ucx"))
 
     @unittest.skipIf(os.path.isdir("/sys/class/infiniband"), "there are devices here")
+    def test_ucx_over_ipv6_ends_with_a_word(self):
+        """UCX 1.13 wrote behind the end of its memory where it listens on IPv6 and the interface has IPv4, too."""
+        trial = subprocess.run([TOOL, "doctor", "--trial"], capture_output=True, text=True, timeout=60,
+                               env=shared.environment(WEIR_TRANSPORT="ucx", WEIR_INTRANODE="off", WEIR_INTERFACE="::1"))
+        self.assertEqual(trial.returncode, 0, trial.stderr)
+        self.assertRegex(trial.stdout, "^(ok|fail) ")
+
     def test_no_device_is_a_note_unless_verbs_was_asked_for(self):
         report = doctor("--no-trial")
         self.assertEqual((report.level("devices"), report.level("verbs"), report.status), ("note", "note", 0))

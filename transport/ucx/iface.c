@@ -22,12 +22,15 @@ static struct wi_ucx_iface *ucx_iface(struct wi_iface *iface)
 
 /* ---- Opening and closing ---- */
 
-static weir_status make_context(ucp_context_h *context)
+static weir_status make_context(const char *bind_address, ucp_context_h *context)
 {
     ucp_config_t *config;
+    struct sockaddr_storage address;
     weir_status status = wi_ucx_room(WI_UCX_CONTEXT_ROOM, "a context");
     if (status == WEIR_OK)
-        status = wi_ucx_settings(&config);
+        status = wi_ucx_bind_address(bind_address, &address);
+    if (status == WEIR_OK)
+        status = wi_ucx_settings(address.ss_family == AF_INET6, &config);
     if (status != WEIR_OK)
         return status;
     ucp_params_t params = {
@@ -48,7 +51,7 @@ static weir_status ucx_probe(void)
     ucp_context_h context;
     weir_status status = wi_ucx_process_check();
     if (status == WEIR_OK)
-        status = make_context(&context);
+        status = make_context(NULL, &context);
     if (status == WEIR_OK)
         ucp_cleanup(context);
     return status;
@@ -155,7 +158,7 @@ static weir_status ucx_open(const struct wi_iface_params *params, struct wi_ifac
     if (status == WEIR_OK)
         status = wi_ucx_pools_init(iface);
     if (status == WEIR_OK)
-        status = make_context(&iface->context);
+        status = make_context(iface->base.params.bind_address, &iface->context);
     if (status == WEIR_OK)
         status = make_worker(iface);
     if (status == WEIR_OK)

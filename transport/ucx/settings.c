@@ -130,7 +130,7 @@ uint64_t wi_ucx_probe_pause_ns(void)
     return whole_seconds(wi_config()->timeout_ns / 8, 20);
 }
 
-weir_status wi_ucx_settings(ucp_config_t **config)
+weir_status wi_ucx_settings(bool ipv6, ucp_config_t **config)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, tame);
@@ -154,6 +154,8 @@ weir_status wi_ucx_settings(ucp_config_t **config)
     snprintf(piece, sizeof(piece), "%u", WI_UCX_TCP_PIECE + 4096u);
     set(*config, "TCP_", "TX_SEG_SIZE", piece);
     set(*config, "TCP_", "RX_SEG_SIZE", piece);
+    /* UCX 1.13 makes room for an address of the interface's family, and writes the other one's behind it. */
+    set(*config, "TCP_", "AF_PRIO", ipv6 ? "inet6" : "inet");
     /* Memory that it would share with nobody: half of what a context costs, of /dev/shm, which is small in containers, too. */
     if (!wi_ucx_shares_memory())
         set(*config, "", "TLS", "^shm");

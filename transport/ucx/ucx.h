@@ -224,7 +224,7 @@ void wi_ucx_process_end(void);            /* and has gone */
 bool wi_ucx_fork_copies_registered(void); /* the kernel gives children copies of registered pages */
 
 /* ---- settings.c ---- */
-weir_status wi_ucx_settings(ucp_config_t **config);              /* the user's, completed with ours */
+weir_status wi_ucx_settings(bool ipv6, ucp_config_t **config);   /* the user's, completed with ours; listen on IPv6? */
 void wi_ucx_settings_done(void);                                 /* the context is made */
 weir_status wi_ucx_error(ucs_status_t status, const char *what); /* with UCX's own last words */
 weir_status wi_ucx_status(ucs_status_t status);
