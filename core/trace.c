@@ -2,6 +2,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "core/rank_path.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,19 +28,6 @@ static struct {
     size_t used;
     char buffer[BUFFER_SIZE + 4];
 } trace = {.lock = PTHREAD_MUTEX_INITIALIZER};
-
-static void make_path(char *path, size_t size, const char *pattern, int rank, int world)
-{
-    const char *mark = strstr(pattern, "%r"), *name = strrchr(pattern, '/'), *dot = strrchr(pattern, '.');
-    if (mark)
-        snprintf(path, size, "%.*s%d%s", (int)(mark - pattern), pattern, rank, mark + 2);
-    else if (world > 1 && dot && (!name || dot > name))
-        snprintf(path, size, "%.*s.%d%s", (int)(dot - pattern), pattern, rank, dot);
-    else if (world > 1)
-        snprintf(path, size, "%s.%d", pattern, rank);
-    else
-        snprintf(path, size, "%s", pattern);
-}
 
 static int64_t real_offset_ns(void)
 {
@@ -98,7 +86,7 @@ void wi_trace_open(const char *pattern, int rank, int world)
         return;
     pthread_mutex_lock(&trace.lock);
     if (!trace.opened || trace.owner != getpid()) {
-        make_path(path, sizeof(path), pattern, rank, world);
+        wi_rank_path(path, sizeof(path), pattern, rank, world);
         begin(path, rank);
         __atomic_store_n(&wi_trace_enabled, trace.opened, __ATOMIC_RELEASE);
     }

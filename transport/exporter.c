@@ -2,6 +2,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "core/rank_path.h"
 #include "transport/context.h"
 #include "transport/stats.h"
 
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { PATH_SIZE = 320 };
@@ -44,10 +46,22 @@ char *wi_exporter_text(const struct weir_ctx *ctx, size_t *len)
     return NULL;
 }
 
+/* What is no file must stay: rename() would put one in the place of /dev/null, a pipe, or where a link leads from. */
+static bool may_replace(const char *path)
+{
+    struct stat there;
+    if (lstat(path, &there) != 0 || S_ISREG(there.st_mode))
+        return true;
+    errno = S_ISDIR(there.st_mode) ? EISDIR : EEXIST;
+    return false;
+}
+
 /* Beside its place and then into it: a reader sees all of the old text or all of the new one. */
 static bool write_file(const struct wi_exporter *exporter)
 {
     char beside[PATH_SIZE + 8];
+    if (!may_replace(exporter->path))
+        return false;
     snprintf(beside, sizeof(beside), "%s.new", exporter->path);
     FILE *file = fopen(beside, "we");
     if (!file)
@@ -78,7 +92,9 @@ static void *write_again(void *arg)
         bool end = exporter->end;
         pthread_mutex_unlock(&exporter->lock);
         if (!write_file(exporter) && !told) {
-            wi_warn("WEIR_METRICS_FILE=%s: %s", exporter->path, strerror(errno));
+            wi_warn("WEIR_METRICS_FILE=%s: %s", exporter->path,
+                    errno == EEXIST ? "it is no regular file, and would be replaced by one; give the name of a file"
+                                    : strerror(errno));
             told = true;
         }
         if (end)
@@ -89,17 +105,6 @@ static void *write_again(void *arg)
         while (!exporter->end && pthread_cond_timedwait(&exporter->wake, &exporter->lock, &moment) == 0)
             continue;
     }
-}
-
-static void make_path(char *path, const char *pattern, uint64_t rank, int64_t world)
-{
-    const char *mark = strstr(pattern, "%r");
-    if (mark)
-        snprintf(path, PATH_SIZE, "%.*s%llu%s", (int)(mark - pattern), pattern, (unsigned long long)rank, mark + 2);
-    else if (world > 1)
-        snprintf(path, PATH_SIZE, "%s.%llu", pattern, (unsigned long long)rank);
-    else
-        snprintf(path, PATH_SIZE, "%s", pattern);
 }
 
 static void start_thread(struct wi_exporter *exporter)
@@ -137,7 +142,7 @@ void wi_exporter_start(const struct weir_ctx *ctx, const struct wi_config *confi
         exporter->http = wi_http_start(ctx, config->metrics_listen, (int)local);
     }
     if (config->metrics_file[0]) {
-        make_path(exporter->path, config->metrics_file, ctx->id, config->world_size);
+        wi_rank_path(exporter->path, sizeof(exporter->path), config->metrics_file, ctx->id, config->world_size);
         start_thread(exporter);
     }
     *out = exporter;

@@ -109,15 +109,11 @@ const struct wi_config *wi_config(void)
 #undef opendir
 #undef readdir
 #undef closedir
-#define make_path   name_of_trace
 #include "core/trace.c"
-#undef make_path
 #undef PATH_SIZE
-#define make_path   name_of_metrics
 #define PATH_SIZE   METRICS_PATH_SIZE
 #define next_moment next_time
 #include "transport/exporter.c"
-#undef make_path
 
 void wi_stats_write(const struct weir_ctx *ctx, FILE *out)
 {
@@ -186,14 +182,13 @@ static void read_place(void)
 
 static void name_files(void)
 {
-    char pattern[sizeof(config.device)], path[METRICS_PATH_SIZE], trace_path[METRICS_PATH_SIZE];
+    char pattern[sizeof(config.device)], path[METRICS_PATH_SIZE];
     int rank = (int)(take_word(&input) >> 1), world = take_byte(&input);
     next_value(pattern);
-    name_of_trace(trace_path, sizeof(trace_path), pattern, rank, world);
-    name_of_metrics(path, pattern, (uint64_t)rank, world);
-    check(strlen(path) < sizeof(path) - 1 && strlen(trace_path) < sizeof(trace_path) - 1); /* nothing was cut */
+    wi_rank_path(path, sizeof(path), pattern, (uint64_t)rank, world);
+    check(strlen(path) < sizeof(path) - 1); /* nothing was cut */
     if (world <= 1 && !strstr(pattern, "%r"))
-        check(strcmp(path, pattern) == 0 && strcmp(trace_path, pattern) == 0);
+        check(strcmp(path, pattern) == 0);
 }
 
 static void see_counter(const char *device, const char *port, const char *name, uint64_t value, void *arg)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -110,13 +111,22 @@ class Metrics(unittest.TestCase):
         with Job(self.folder, 3000, WEIR_METRICS_FILE="m.prom", WEIR_METRICS_INTERVAL="100ms") as job:
             _, errors = job.process.communicate(timeout=60)
             self.assertEqual(job.process.returncode, 0, errors)
-        text = self.read("m.prom.0")
+        text = self.read("m.0.prom")
         check_text(self, text)
-        check_text(self, self.read("m.prom.1"))
+        check_text(self, self.read("m.1.prom"))
         count = int(re.search(r'weir_operations_total\{rank="0",peer="1",transport="shm",operation="put"\} (\d+)', text)[1])
         self.assertGreaterEqual(count, 3000)
         self.assertIn(f'operation_bytes_total{{rank="0",peer="1",transport="shm",operation="put"}} {count * 65536}', text)
         self.assertFalse([name for name in os.listdir(self.folder) if name.endswith(".new")])
+
+    def test_what_is_no_file_is_not_replaced(self):
+        os.mkfifo(self.path("m.0.prom"))
+        os.symlink("elsewhere", self.path("m.1.prom"))
+        with Job(self.folder, 100, WEIR_METRICS_FILE="m.prom") as job:
+            _, errors = job.process.communicate(timeout=60)
+        self.assertEqual(errors.count("no regular file"), 2, errors)
+        self.assertTrue(stat.S_ISFIFO(os.lstat(self.path("m.0.prom")).st_mode))
+        self.assertTrue(os.path.islink(self.path("m.1.prom")))
 
     def test_http_serves_each_rank_and_nothing_else(self):
         port = free_ports(2)
