@@ -3,6 +3,8 @@
 
 #include <weir/config.h>
 
+#include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -50,7 +52,7 @@ static int help_main(int argc, char **argv)
     return command ? command->main(2, arguments) : WEIR_TOOL_USAGE;
 }
 
-int main(int argc, char **argv)
+static int run_command(int argc, char **argv)
 {
     if (argc < 2) {
         print_usage(stderr);
@@ -69,4 +71,14 @@ int main(int argc, char **argv)
     snprintf(name, sizeof(name), "weir %s", command->name);
     argv[1] = name;
     return command->main(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+    int result = run_command(argc, argv);
+    bool lost = ferror(stdout); /* long ago: errno is of something else by now */
+    if (fflush(stdout) == 0 && !lost)
+        return result;
+    fprintf(stderr, "weir: what it had to say cannot be written: %s\n", lost ? "is the disk full, or has its reader left?" : strerror(errno));
+    return result ? result : 1;
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """`weir top` in front of what does not mean well: test_weir_top.py WEIR"""
+import os
 import socket
 import subprocess
 import sys
@@ -69,6 +70,31 @@ class Hostile(unittest.TestCase):
             done = Server(lambda answer=answer: [answer]).top()
             self.assertEqual(done.returncode, 1)
             self.assertIn(b"does not serve metrics", done.stderr)
+
+    def test_places(self):
+        try:
+            listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+        except OSError as error:
+            self.skipTest(f"no IPv6: {error}")
+        with listener:
+            server = Server.__new__(Server)
+            server.listener = listener
+            port = listener.getsockname()[1]
+            threading.Thread(target=server.serve, args=(lambda: [HEAD],), daemon=True).start()
+            done = subprocess.run([WEIR, "top", "--once", f"[::1]:{port}"], capture_output=True, timeout=60)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        for port in "0", "65536", "99999999999999999999":
+            done = subprocess.run([WEIR, "top", "--once", port], capture_output=True, timeout=60)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(b"not a port", done.stderr)
+
+    @unittest.skipUnless(os.path.exists("/dev/full"), "there is no /dev/full")
+    def test_what_cannot_be_written_is_no_success(self):
+        for arguments in ["--help"], ["info", "--env"], ["top", "--help"]:
+            with open("/dev/full", "wb") as full:
+                done = subprocess.run([WEIR, *arguments], stdout=full, stderr=subprocess.PIPE, timeout=60)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(b"cannot be written", done.stderr)
 
 
 unittest.main()

@@ -98,13 +98,31 @@ static int connect_to(const char *host, const char *port, char *why, size_t why_
     return fd;
 }
 
+/* "[HOST:]PORT", an IPv6 address in brackets or not: changes `host` if one is named; returns the port. */
+static const char *split_place(const char *source, char *host, size_t size)
+{
+    const char *colon = strrchr(source, ':');
+    if (!colon)
+        return source;
+    size_t len = (size_t)(colon - source);
+    if (len >= 2 && source[0] == '[' && colon[-1] == ']') {
+        source++;
+        len -= 2;
+    }
+    if (len > 0)
+        snprintf(host, size, "%.*s", (int)len, source);
+    return colon + 1;
+}
+
 static char *read_http(const char *source, char *why, size_t why_size)
 {
     char host[256] = "127.0.0.1", request[400];
-    const char *colon = strrchr(source, ':'), *port = colon ? colon + 1 : source;
     int64_t until_ms = now_ms() + PATIENCE_S * 1000;
-    if (colon)
-        snprintf(host, sizeof(host), "%.*s", (int)(colon - source), source);
+    const char *port = split_place(source, host, sizeof(host));
+    if (strlen(port) > 5 || atoi(port) < 1 || atoi(port) > 65535) { /* getaddrinfo() takes what is left modulo 65536 */
+        snprintf(why, why_size, "not a port; use a number from 1 to 65535");
+        return NULL;
+    }
     int fd = connect_to(host, port, why, why_size);
     if (fd < 0)
         return NULL;
