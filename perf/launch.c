@@ -49,18 +49,39 @@ static bool has_launcher(void)
     return getenv("WEIR_WORLD_SIZE") || getenv("WORLD_SIZE");
 }
 
+/*
+ * Returns the status of the first that failed. One that a signal ends (SIGPIPE: who read the results has left) could
+ * tell the others nothing, which would wait for it until WEIR_TIMEOUT: they end with it.
+ */
+static int await(pid_t *pids, int count)
+{
+    int status, result = 0;
+    pid_t ended;
+    while ((ended = wait(&status)) > 0) {
+        bool tell = WIFSIGNALED(status) && result == 0;
+        for (int i = 0; i < count; i++) {
+            if (pids[i] == ended)
+                pids[i] = 0; /* its number may be another's by now */
+            else if (tell && pids[i] > 0)
+                kill(pids[i], SIGTERM);
+        }
+        if (result == 0)
+            result = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    }
+    return result;
+}
+
 bool launch_local(const struct options *options, int *exit_status)
 {
-    int total = options->ranks + options->servers, port = free_port();
-    pid_t parent = getpid();
+    int total = options->ranks + options->servers, port = free_port(), started = 0, failed = 0;
+    pid_t parent = getpid(), pids[2 * RANKS_MAX];
     if (has_launcher())
         return false;
-    *exit_status = 0;
     set_number("WEIR_WORLD_SIZE", total);
     set_number("WEIR_SERVERS", options->servers);
     set_number("WEIR_MASTER_PORT", port);
     setenv("WEIR_MASTER_ADDR", "127.0.0.1", 1);
-    for (int rank = 0; rank < total; rank++) {
+    for (int rank = 0; rank < total && !failed; rank++) {
         pid_t pid = fork();
         if (pid == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -70,15 +91,15 @@ bool launch_local(const struct options *options, int *exit_status)
             set_number("WEIR_LOCAL_RANK", rank);
             return false;
         }
-        if (pid < 0) {
+        if (pid > 0) {
+            pids[started++] = pid;
+        } else { /* those that started give up by WEIR_TIMEOUT, naming who is missing */
             perror("weir_perf: fork");
-            *exit_status = 1;
-            break; /* those that started give up by WEIR_TIMEOUT, naming who is missing */
+            failed = 1;
         }
     }
-    int status;
-    while (wait(&status) > 0)
-        if (status != 0 && *exit_status == 0)
-            *exit_status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    *exit_status = await(pids, started);
+    if (failed)
+        *exit_status = failed;
     return true;
 }

@@ -225,11 +225,11 @@ static int parse_one(struct options *options, int option, char *text)
     case 't':
         return parse_count("-q", text, 1, 100000, &options->window);
     case 'r':
-        result = parse_count("-r", text, 1, 256, &number);
+        result = parse_count("-r", text, 1, RANKS_MAX, &number);
         options->ranks = (int)number;
         return result;
     case OPT_SERVERS:
-        result = parse_count("--servers", text, 0, 256, &number);
+        result = parse_count("--servers", text, 0, RANKS_MAX, &number);
         options->servers = (int)number;
         return result;
     case OPT_THREADS:

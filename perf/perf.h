@@ -6,7 +6,7 @@
 
 #include <stdbool.h>
 
-enum { SIZES_MAX = 64 };
+enum { SIZES_MAX = 64, RANKS_MAX = 256 }; /* and as many servers */
 
 struct options {
     const struct benchmark *benchmark;

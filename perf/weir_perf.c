@@ -1,6 +1,7 @@
 /* weir_perf: latency and bandwidth of Weir's operations. `weir_perf --help` tells how. */
 #include "perf.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -52,7 +53,7 @@ static bool ranks_fit(const struct process *process)
     return false;
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
     struct options options;
     int result = options_parse(argc, argv, &options);
@@ -80,4 +81,14 @@ int main(int argc, char **argv)
     weir_ctx_destroy(process.ctx);
     weir_boot_destroy(process.boot);
     return status == WEIR_OK ? 0 : 1;
+}
+
+int main(int argc, char **argv)
+{
+    int result = run(argc, argv);
+    bool lost = ferror(stdout); /* long ago: errno is of something else by now */
+    if (fflush(stdout) == 0 && !lost)
+        return result;
+    fprintf(stderr, "weir_perf: the results cannot be written: %s\n", lost ? "is the disk full, or has its reader left?" : strerror(errno));
+    return result ? result : 1;
 }

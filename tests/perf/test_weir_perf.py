@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,23 @@ class WeirPerf(unittest.TestCase):
                 done = perf(benchmark, "-n", "200", "-s", "8", "--self-test", *way)
                 self.assertEqual(done.returncode, 1, benchmark)
                 self.assertRegex(done.stderr, "wrong data|came of|not what came")
+
+    def test_results_that_nobody_takes(self):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([PERF, "put_lat", "-s", "8", "-n", "10", "--json"], stdout=full, stderr=subprocess.PIPE,
+                                  env={**os.environ, "WEIR_TRANSPORT": "shm"}, timeout=100)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"cannot be written", done.stderr)
+        # Longer than the test's patience: the other rank must not wait for the one that SIGPIPE ends.
+        process = subprocess.Popen([PERF, "put_lat", "-s", "8,16,32", "-n", "10"], stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL,
+                                   env={**os.environ, "WEIR_TRANSPORT": "shm", "WEIR_TIMEOUT": "10m"})
+        process.stdout.close()
+        try:
+            self.assertEqual(process.wait(timeout=90), 128 + signal.SIGPIPE)
+        finally:
+            process.kill()
+            process.wait()
 
     def test_every_message_is_counted(self):
         for arguments in (["-n", "5000"], ["-n", "3", "-w", "2"], ["-D", "100ms"]):
