@@ -154,6 +154,19 @@ class WeirPerf(unittest.TestCase):
             with open(rows, encoding="utf-8") as file:
                 self.assertEqual([row["size"] for row in json.load(file)], [8, 4096])
 
+    def test_compare_where_it_is_installed(self):
+        """It takes the weir_perf beside it; and tells of a row that is none, and of results that are lost."""
+        with tempfile.TemporaryDirectory() as folder:
+            script = shutil.copy(COMPARE, os.path.join(folder, "weir_perf_compare"))
+            os.symlink(os.path.abspath(PERF), os.path.join(folder, "weir_perf"))
+            done = subprocess.run([sys.executable, script, "ps", "--only", "no such row"], text=True, capture_output=True, timeout=100)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("no row of ps", done.stderr)
+            with open("/dev/full", "wb") as full:
+                done = subprocess.run([sys.executable, script, "ps", "--only", "no such row"], stdout=full, stderr=subprocess.PIPE,
+                                      text=True, timeout=100)
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stderr, r"^compare: .*No space left")
 
     @unittest.skipUnless(shutil.which("ucx_perftest"), "ucx_perftest is not installed")
     def test_compare_from_the_benchmark(self):
