@@ -79,6 +79,22 @@ static void test_loopback_of_another_host(void **state)
     assert_int_equal(read_address(buf, len, NETWORK + 1, &ep), WEIR_ERR_PEER_UNREACHABLE);
 }
 
+/* UCX of one family ends the process that connects to an address of the other one. */
+static void test_other_family(void **state)
+{
+    (void)state;
+    unsigned char buf[400];
+    struct wi_ucx_iface iface = {.family = 4, .base.params.network = NETWORK};
+    struct wi_ucx_ep ep = {.link.iface = &iface};
+    size_t len = write_address("2001:db8::7", buf, sizeof(buf));
+    assert_int_equal(wi_ucx_address_read(&ep, buf, len), WEIR_ERR_PEER_UNREACHABLE);
+    assert_non_null(strstr(weir_last_error(), "it listens on IPv6, this process on IPv4"));
+    assert_int_equal(ep.target_count, 0);
+    iface.family = 6;
+    assert_int_equal(wi_ucx_address_read(&ep, buf, len), WEIR_OK);
+    assert_int_equal(ep.target_count, 1);
+}
+
 static void test_cut(void **state)
 {
     (void)state;
@@ -167,6 +183,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_there_and_back),           cmocka_unit_test(test_all_addresses),
         cmocka_unit_test(test_loopback_of_another_host), cmocka_unit_test(test_cut),
+        cmocka_unit_test(test_other_family),
         cmocka_unit_test(test_every_byte_changed),       cmocka_unit_test(test_little_room),
         cmocka_unit_test(test_sentences_name_the_rank),
     };

@@ -201,6 +201,9 @@ static void order_targets(struct wi_ucx_ep *ep, const struct raw_address *list, 
     enum { NEAR, FAR, LOOPBACK, RANKS };
     for (int rank = NEAR; rank < RANKS; rank++) {
         for (unsigned i = 0; i < count; i++) {
+            unsigned char family = ep->link.iface->family;
+            if (family && list[i].family != family)
+                continue; /* UCX 1.13 ends the process where the two meet, see wi_ucx_settings() */
             int own_rank = list[i].loopback ? LOOPBACK : is_near(&list[i], ours) ? NEAR : FAR;
             if (own_rank == rank && (rank != LOOPBACK || same_network))
                 raw_to_sockaddr(&list[i], port, &ep->targets[ep->target_count++]);
@@ -233,7 +236,13 @@ weir_status wi_ucx_address_read(struct wi_ucx_ep *ep, const unsigned char *buf, 
         used += raw_len(family);
         list[i].loopback = is_loopback(&list[i]);
     }
-    order_targets(ep, list, count, port, network == ep->link.iface->base.params.network);
+    const struct wi_ucx_iface *iface = ep->link.iface;
+    order_targets(ep, list, count, port, network == iface->base.params.network);
+    if (ep->target_count == 0 && iface->family && list[0].family != iface->family)
+        return wi_error(WEIR_ERR_PEER_UNREACHABLE,
+                        "UCX: it listens on IPv%u, this process on IPv%u, and UCX cannot do with both; set WEIR_INTERFACE, or "
+                        "MASTER_ADDR, to addresses of one family on all ranks",
+                        list[0].family, iface->family);
     if (ep->target_count == 0)
         return wi_error(WEIR_ERR_PEER_UNREACHABLE,
                         "UCX: it has a loopback address only, and is on another host or in another network namespace; set "

@@ -22,15 +22,17 @@ static struct wi_ucx_iface *ucx_iface(struct wi_iface *iface)
 
 /* ---- Opening and closing ---- */
 
-static weir_status make_context(const char *bind_address, ucp_context_h *context)
+static weir_status make_context(const char *bind_address, unsigned char *family, ucp_context_h *context)
 {
     ucp_config_t *config;
     struct sockaddr_storage address;
     weir_status status = wi_ucx_room(WI_UCX_CONTEXT_ROOM, "a context");
     if (status == WEIR_OK)
         status = wi_ucx_bind_address(bind_address, &address);
-    if (status == WEIR_OK)
-        status = wi_ucx_settings(address.ss_family == AF_INET6, &config);
+    if (status != WEIR_OK)
+        return status;
+    *family = address.ss_family == AF_INET6 ? 6 : 4;
+    status = wi_ucx_settings(*family == 6, &config);
     if (status != WEIR_OK)
         return status;
     ucp_params_t params = {
@@ -49,9 +51,10 @@ static weir_status make_context(const char *bind_address, ucp_context_h *context
 static weir_status ucx_probe(void)
 {
     ucp_context_h context;
+    unsigned char family;
     weir_status status = wi_ucx_process_check();
     if (status == WEIR_OK)
-        status = make_context(NULL, &context);
+        status = make_context(NULL, &family, &context);
     if (status == WEIR_OK)
         ucp_cleanup(context);
     return status;
@@ -158,7 +161,7 @@ static weir_status ucx_open(const struct wi_iface_params *params, struct wi_ifac
     if (status == WEIR_OK)
         status = wi_ucx_pools_init(iface);
     if (status == WEIR_OK)
-        status = make_context(iface->base.params.bind_address, &iface->context);
+        status = make_context(iface->base.params.bind_address, &iface->family, &iface->context);
     if (status == WEIR_OK)
         status = make_worker(iface);
     if (status == WEIR_OK)

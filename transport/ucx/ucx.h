@@ -162,6 +162,7 @@ struct wi_ucx_iface {
     ucp_listener_h listener;
     int event_fd; /* UCX's own */
     uint16_t port;
+    unsigned char family; /* 4 or 6: of the addresses that UCX has to do with, 0: any */
     uint64_t instance; /* tells this interface from all others at the same address */
     uint32_t next_stream;
 
