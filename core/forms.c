@@ -1,3 +1,4 @@
+/* How values that have a form are read; see forms.h. */
 #include "core/forms.h"
 
 #include <arpa/inet.h>
