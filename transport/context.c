@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SIGNALS_DEFAULT = 4096, SIGNALS_MAX = 1 << 20 };
+enum { SIGNALS_DEFAULT = 4096 };
 
 /* The caller's structure may be shorter than ours (an older program) or longer (a newer one): take what both know. */
 static weir_status copy_params(const weir_ctx_params *user, weir_ctx_params *params)
@@ -28,8 +28,8 @@ static weir_status copy_params(const weir_ctx_params *user, weir_ctx_params *par
     if (params->exchange && (params->exchange->size < sizeof(weir_exchange) || !params->exchange->put ||
                              !params->exchange->append || !params->exchange->get || !params->exchange->forget))
         return wi_error(WEIR_ERR_INVALID, "weir_ctx_params.exchange lacks its size or a function");
-    if (params->signals > SIGNALS_MAX)
-        return wi_error(WEIR_ERR_INVALID, "weir_ctx_params.signals is %u; at most %d", params->signals, SIGNALS_MAX);
+    if (params->signals > WI_SIGNALS_MAX)
+        return wi_error(WEIR_ERR_INVALID, "weir_ctx_params.signals is %u; at most %d", params->signals, WI_SIGNALS_MAX);
     return WEIR_OK;
 }
 

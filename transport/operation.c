@@ -275,6 +275,9 @@ WI_NEAR weir_status weir_put_signal(weir_ep *ep, const void *local, weir_mem *me
 {
     if (__builtin_expect(len > 0 && !arguments_ok(ep, local, rkey, remote_addr, len), 0))
         return argument_error(ep, "put_signal", local, remote_addr, len, rkey);
+    if (__builtin_expect(signal >= WI_SIGNALS_MAX, 0)) /* backends have other uses for what is above */
+        return wi_error(WEIR_ERR_RANGE, "put_signal to rank %llu: %u is no number of a signal; tell it the one that "
+                        "weir_signal_create() gave there", (unsigned long long)ep->peer_id, signal);
     return post(ep, &(struct post){WI_OP_PUT_SIGNAL, (void *)(uintptr_t)local, mem, len, remote_addr, rkey, signal, comp},
                 put_signal_once);
 }

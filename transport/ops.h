@@ -91,6 +91,9 @@ struct wi_mem_desc {
     struct wi_mr *made; /* the registration that came with it from mem_alloc(), or NULL */
 };
 
+/* More signals than this no context has: their numbers, which backends send beside other things, are below. */
+enum { WI_SIGNALS_MAX = 1 << 20 };
+
 /* For the front alone: no status that users see. */
 #define WI_NEEDS_MR ((weir_status)1000)
 

@@ -395,7 +395,8 @@ weir_status weir_get(weir_ep *ep, void *local, weir_mem *mem, size_t len, uint64
 /*
  * Writes like weir_put(), then adds one to the target's signal `signal` (see weir_signal_create). The target sees the
  * new count only after the data of this and of all earlier put and put_signal operations of this endpoint. With `len` 0
- * `rkey` may be NULL and only the signal is sent. `comp` ends when `local` may be reused.
+ * `rkey` may be NULL and only the signal is sent. `comp` ends when `local` may be reused. A number that no signal can have
+ * is WEIR_ERR_RANGE; one that the target has not made is refused likewise, or counted nowhere.
  */
 weir_status weir_put_signal(weir_ep *ep, const void *local, weir_mem *mem, size_t len, uint64_t remote_addr,
                             weir_rkey *rkey, uint32_t signal, weir_comp *comp);

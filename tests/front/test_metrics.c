@@ -147,7 +147,7 @@ static void operate(struct ends *ends)
     assert_int_equal(weir_wait(ends->here, &comp, -1), WEIR_OK);
     while (weir_recv(ends->there, message, &len, NULL) == WEIR_ERR_AGAIN)
         continue;
-    assert_int_not_equal(weir_put_signal(ends->ep, data, NULL, 0, 0, NULL, 1u << 30, NULL), WEIR_OK);
+    assert_int_not_equal(weir_put_signal(ends->ep, data, NULL, 0, 0, NULL, 1u << 19, NULL), WEIR_OK);
 }
 
 static void counters_are_exact(void **state)

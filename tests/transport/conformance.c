@@ -23,6 +23,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_fetch_add),
         cmocka_unit_test(test_messages),
         cmocka_unit_test(test_message_sizes),
+        cmocka_unit_test(test_no_signal),
         cmocka_unit_test(test_empty_operations),
         cmocka_unit_test(test_many_outstanding),
         cmocka_unit_test(test_signal_after_data),

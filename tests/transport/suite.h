@@ -9,6 +9,7 @@ void test_put_signal(void **state);
 void test_fetch_add(void **state);
 void test_messages(void **state);
 void test_message_sizes(void **state);
+void test_no_signal(void **state);
 void test_empty_operations(void **state);
 void test_many_outstanding(void **state);
 

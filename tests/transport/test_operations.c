@@ -342,6 +342,33 @@ static void empty_body(struct rank *r)
     rank_close(r);
 }
 
+/* Numbers that no signal has are refused, and touch nothing else: over verbs they would be messages and requests. */
+static void no_signal_body(struct rank *r)
+{
+    static const uint32_t wild[] = {1u << 20, 1u << 26, 0x40000000, 0x80000000, 0xc0000000, UINT32_MAX};
+    rank_open_all(r);
+    weir_ep *ep = r->ep[!r->rank];
+    unsigned char buf[8];
+    size_t len = sizeof(buf);
+    uint64_t from;
+    for (size_t i = 0; i < sizeof(wild) / sizeof(wild[0]); i++)
+        CHECK_STATUS(weir_put_signal(ep, NULL, NULL, 0, 0, NULL, wild[i], NULL), WEIR_ERR_RANGE);
+    CHECK_OK(weir_send(ep, "only", 4));
+    receive(r, buf, &len, &from);
+    CHECK(len == 4 && memcmp(buf, "only", 4) == 0);
+    flush(r, ep);
+    barrier(r);
+    len = sizeof(buf);
+    CHECK_STATUS(weir_recv(r->ctx, buf, &len, NULL), WEIR_ERR_AGAIN);
+    rank_close(r);
+}
+
+void test_no_signal(void **state)
+{
+    (void)state;
+    job_run(&(struct job){.count = 2, .body = no_signal_body});
+}
+
 void test_empty_operations(void **state)
 {
     (void)state;

@@ -22,6 +22,8 @@
 #include <errno.h>
 #include <string.h>
 
+_Static_assert(WI_SIGNALS_MAX - 1 <= WI_VERBS_IMM_SIGNAL, "an immediate has room for the number of every signal");
+
 static const enum ibv_wr_opcode opcodes[] = {
     [VERBS_PUT] = IBV_WR_RDMA_WRITE,
     [VERBS_GET] = IBV_WR_RDMA_READ,
