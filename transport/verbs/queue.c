@@ -123,7 +123,8 @@ WI_HOT void post_piece(struct verbs_ep *ep, const struct verbs_op *op, uint32_t 
         wi_verbs_queue_ring(ep);
 }
 
-/* Where the device writes the result of the next operation, marked as empty. */
+/* Where the device writes the result of the next operation, marked as empty. Only with room for that: in a full queue the
+ * word is the oldest operation's, whose result may be there already. */
 static uint64_t *bounce_word(const struct verbs_ep *ep)
 {
     uint64_t *word = wi_verbs_word(ep, WI_VERBS_WORDS + (ep->head & ep->mask));
@@ -356,6 +357,8 @@ WI_NEAR weir_status wi_verbs_fetch_add(struct weir_ep *base, uint64_t value, uin
         return wi_error(WEIR_ERR_UNSUPPORTED, "fetch_add: %s has no atomic operations", base->iface->device);
     if (key_pending(rkey))
         return wi_verbs_key_pending(ep, (const struct verbs_rkey *)rkey);
+    if (__builtin_expect(!has_room(ep), 0))
+        return WEIR_ERR_AGAIN;
     bool direct = mr && !ep->iface->device.loose_atomics;
     if (mr && !direct && ((const struct verbs_mr *)mr)->device)
         return wi_error(WEIR_ERR_UNSUPPORTED, "fetch_add to rank %llu: with %s the result must go to host memory",
@@ -377,6 +380,8 @@ WI_NEAR weir_status wi_verbs_fetch_add(struct weir_ep *base, uint64_t value, uin
 /* Reads a word of the target's: on its way back from memory it pushes all writes before it there, relaxed ones too. */
 static weir_status settle(struct verbs_ep *ep, weir_comp *comp)
 {
+    if (!has_room(ep))
+        return WEIR_ERR_AGAIN;
     const struct verbs_op op = {
         .kind = VERBS_SETTLE,
         .lkey = ep->block_mr->lkey,
