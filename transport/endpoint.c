@@ -20,7 +20,7 @@ void wi_ep_fail(struct weir_ep *ep, weir_status status, const char *format, ...)
     __atomic_store_n(&ep->status, status, __ATOMIC_RELEASE); /* weir_ep_status() reads without the lock */
     if (ep->ctx) {
         wi_stat_add(&ep->stats->failures, 1);
-        __atomic_fetch_add(&ep->ctx->ep_failures, 1, __ATOMIC_RELEASE);
+        ep->ended = __atomic_add_fetch(&ep->ctx->ep_failures, 1, __ATOMIC_RELEASE);
         ep->ctx->stirred = true;
     }
     wi_error(status, "%s", ep->sentence);

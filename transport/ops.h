@@ -61,6 +61,7 @@ struct weir_ep {
     uint64_t peer_id;
     struct wi_peer_stats *stats;  /* the front's */
     char sentence[384];           /* why it ended */
+    uint64_t ended;               /* as which one of the context's it ended */
     struct weir_ep *prev, *next;  /* the context's list; the front's */
 };
 

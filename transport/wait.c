@@ -4,6 +4,7 @@
 #include "transport/context.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
 weir_status weir_test(const weir_comp *comp)
@@ -48,15 +49,54 @@ static weir_status ended_since(weir_ctx *ctx, uint64_t failures_before)
     return status;
 }
 
-/* The sentence behind a completion's error: an operation failed with its endpoint, or alone. */
+enum { RANKS_TEXT = 160 };
+
+/* Adds a rank to a list of ranks, once, while there is room. */
+static void add_rank(char ranks[RANKS_TEXT], uint64_t rank)
+{
+    char text[24];
+    size_t used = strlen(ranks), len = (size_t)snprintf(text, sizeof(text), " %llu,", (unsigned long long)rank);
+    if (!strstr(ranks, text) && used + len + sizeof(" ...,") <= RANKS_TEXT)
+        memcpy(ranks + used, text, len + 1);
+    else if (!strstr(ranks, text) && !strstr(ranks, "..."))
+        memcpy(ranks + used, " ...,", sizeof(" ...,"));
+}
+
+/* The endpoint that was the last one to end with a status, or NULL. `ranks`: the peers of all that have, if several. */
+static const struct weir_ep *ended_last(const struct weir_ctx *ctx, weir_status status, char ranks[RANKS_TEXT])
+{
+    const struct weir_ep *last = NULL;
+    bool several = false;
+    ranks[0] = '\0';
+    for (const struct weir_ep *ep = ctx->eps; ep; ep = ep->next) {
+        if (ep->status != status)
+            continue;
+        add_rank(ranks, ep->peer_id);
+        several = several || (last && last->peer_id != ep->peer_id);
+        if (!last || ep->ended > last->ended)
+            last = ep;
+    }
+    if (!several)
+        ranks[0] = '\0';
+    return last;
+}
+
+/*
+ * The sentence behind a completion's error: an operation failed with its endpoint, or alone. A completion does not tell
+ * whose it is, so where endpoints to several peers have ended alike all are named: else one would look at the wrong host.
+ */
 static weir_status comp_error(weir_ctx *ctx, weir_status status)
 {
+    char ranks[RANKS_TEXT];
     wi_ctx_lock(ctx);
-    const struct weir_ep *ep = ctx->eps;
-    while (ep && ep->status != status)
-        ep = ep->next;
-    if (ep)
+    const struct weir_ep *ep = ended_last(ctx, status, ranks);
+    if (ep && ranks[0])
+        wi_error(status, "an operation with one of the ranks%s whose endpoints have ended alike; the last one: %s", ranks,
+                 ep->sentence);
+    else if (ep)
         wi_error(status, "%s", ep->sentence);
+    else if (status == WEIR_ERR_CANCELED)
+        wi_error(status, "operations were under way when their endpoint was closed; weir_flush() waits for their end");
     wi_ctx_unlock(ctx);
     return status;
 }

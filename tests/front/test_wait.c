@@ -11,6 +11,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -154,12 +155,51 @@ static void test_waiting_for_room(void **state)
     assert_int_equal(status, WEIR_OK);
 }
 
+/* An endpoint to this context, which goes by another rank. */
+static weir_ep *endpoint_to(uint64_t rank)
+{
+    unsigned char address[WEIR_ADDRESS_MAX];
+    size_t len = sizeof(address);
+    weir_ep *ep;
+    assert_int_equal(weir_ctx_address(ctx, address, &len), WEIR_OK);
+    assert_int_equal(weir_ep_create(ctx, address, len, &ep), WEIR_OK);
+    ep->peer_id = rank;
+    return ep;
+}
+
+static const char *error_of(weir_status ended)
+{
+    weir_comp comp = {.pending = 0, .status = (int32_t)ended};
+    assert_int_equal(weir_wait(ctx, &comp, 0), ended);
+    return weir_last_error();
+}
+
+/* A completion's error names no peer that it may not be of: with several that have ended alike, all of them. */
+static void test_error_names_the_peer(void **state)
+{
+    (void)state;
+    weir_ep *three = endpoint_to(3), *again = endpoint_to(3), *five = endpoint_to(5);
+    wi_ep_fail(three, WEIR_ERR_PEER_GONE, "three is dead");
+    assert_string_equal(error_of(WEIR_ERR_PEER_GONE), "three is dead");
+    wi_ep_fail(again, WEIR_ERR_PEER_GONE, "three is dead for good");
+    assert_string_equal(error_of(WEIR_ERR_PEER_GONE), "three is dead for good");
+    wi_ep_fail(five, WEIR_ERR_PEER_GONE, "five is dead");
+    assert_non_null(strstr(error_of(WEIR_ERR_PEER_GONE), "ranks 5, 3, whose"));
+    assert_non_null(strstr(error_of(WEIR_ERR_PEER_GONE), "five is dead"));
+    assert_non_null(strstr(error_of(WEIR_ERR_CANCELED), "closed"));
+    for (uint64_t rank = 100000; rank < 100100; rank++)
+        wi_ep_fail(endpoint_to(rank), WEIR_ERR_PEER_GONE, "rank %d too", (int)rank);
+    assert_non_null(strstr(error_of(WEIR_ERR_PEER_GONE), ", ..., whose"));
+    assert_non_null(strstr(error_of(WEIR_ERR_PEER_GONE), "rank 100099 too"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_progress_between_arming_and_sleeping, make_context, end_context),
         cmocka_unit_test_setup_teardown(test_woken_sleeper_keeps_its_place, make_context, end_context),
         cmocka_unit_test_setup_teardown(test_waiting_for_room, make_context, end_context),
+        cmocka_unit_test_setup_teardown(test_error_names_the_peer, make_context, end_context),
     };
     return cmocka_run_group_tests_name("wait", tests, NULL, NULL);
 }
