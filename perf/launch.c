@@ -51,22 +51,27 @@ static bool has_launcher(void)
 
 /*
  * Returns the status of the first that failed. One that a signal ends (SIGPIPE: who read the results has left) could
- * tell the others nothing, which would wait for it until WEIR_TIMEOUT: they end with it.
+ * tell the others nothing, which would wait for it until WEIR_TIMEOUT: they end with it. It counts as the first even
+ * where another's end comes before: its sockets close, and tell of it, before the kernel reports that it has ended.
  */
 static int await(pid_t *pids, int count)
 {
     int status, result = 0;
+    bool signalled = false;
     pid_t ended;
     while ((ended = wait(&status)) > 0) {
-        bool tell = WIFSIGNALED(status) && result == 0;
+        bool first_signal = WIFSIGNALED(status) && !signalled;
         for (int i = 0; i < count; i++) {
             if (pids[i] == ended)
                 pids[i] = 0; /* its number may be another's by now */
-            else if (tell && pids[i] > 0)
+            else if (first_signal && pids[i] > 0)
                 kill(pids[i], SIGTERM);
         }
-        if (result == 0)
-            result = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        if (first_signal)
+            result = 128 + WTERMSIG(status);
+        else if (result == 0)
+            result = WEXITSTATUS(status);
+        signalled = signalled || first_signal;
     }
     return result;
 }

@@ -54,14 +54,16 @@ class WeirPerf(unittest.TestCase):
         self.assertIn(b"cannot be written", done.stderr)
         # Longer than the test's patience: the other rank must not wait for the one that SIGPIPE ends.
         process = subprocess.Popen([PERF, "put_lat", "-s", "8,16,32", "-n", "10"], stdout=subprocess.PIPE,
-                                   stderr=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE,
                                    env={**os.environ, "WEIR_TRANSPORT": "shm", "WEIR_TIMEOUT": "10m"})
         process.stdout.close()
         try:
-            self.assertEqual(process.wait(timeout=90), 128 + signal.SIGPIPE)
+            status = process.wait(timeout=90)
+            self.assertEqual(status, 128 + signal.SIGPIPE, process.stderr.read())
         finally:
             process.kill()
             process.wait()
+            process.stderr.close()
 
     def test_every_message_is_counted(self):
         for arguments in (["-n", "5000"], ["-n", "3", "-w", "2"], ["-D", "100ms"]):
