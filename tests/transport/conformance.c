@@ -46,6 +46,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_unexport),
         cmocka_unit_test(test_unexport_under_way),
         cmocka_unit_test(test_killed_while_idle),
+        cmocka_unit_test(test_killed_before_import),
         cmocka_unit_test(test_killed_during_puts),
         cmocka_unit_test(test_killed_before_connecting),
         cmocka_unit_test(test_killed_during_messages),

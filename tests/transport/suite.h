@@ -44,6 +44,7 @@ void test_unexport_under_way(void **state);
 
 /* test_faults.c */
 void test_killed_while_idle(void **state);
+void test_killed_before_import(void **state);
 void test_killed_during_puts(void **state);
 void test_killed_before_connecting(void **state);
 void test_killed_during_messages(void **state);

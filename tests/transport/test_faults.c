@@ -132,6 +132,45 @@ void test_killed_while_idle(void **state)
     job_run(&(struct job){.count = 3, .body = killed_while_idle_body, .timeout = TIMEOUT, .killed = 2});
 }
 
+/* Rank 1 dies before its key is imported: it is the peer that is gone, and not the key that is bad. */
+static void killed_before_import_body(struct rank *r)
+{
+    struct area area[2];
+    rank_open_all(r);
+    for (int kind = 0; kind < 2; kind++) {
+        area_make(r, &area[kind], LEN, kind == 1);
+        publish(r, kind, area[kind].mem, area[kind].ptr, LEN);
+    }
+    flush(r, r->ep[!r->rank]);
+    barrier(r);
+    if (r->rank == 1)
+        rank_die(r);
+    rank_await_death(r, 1);
+    for (int kind = 0; kind < 2; kind++) {
+        struct field f = {.local = area[1]};
+        weir_status status = weir_rkey_import(r->ep[1], r->board->key[1][kind], r->board->key_len[1][kind], &f.rkey[1]);
+        CHECK(status == WEIR_OK || is_peer_error(status));
+        if (status == WEIR_OK) {
+            weir_rkey_range(f.rkey[1], &f.remote[1], NULL);
+            put_until_lost(r, &f, 1);
+        } else {
+            CHECK(names_rank(1));
+            CHECK(is_peer_error(weir_ep_status(r->ep[1])));
+        }
+        weir_rkey_destroy(f.rkey[1]);
+    }
+    weir_ep_close(r->ep[1]);
+    area_free(r, &area[0]);
+    weir_ctx_destroy(r->ctx);
+    r->ctx = NULL;
+}
+
+void test_killed_before_import(void **state)
+{
+    (void)state;
+    job_run(&(struct job){.count = 2, .body = killed_before_import_body, .timeout = TIMEOUT, .killed = 2});
+}
+
 /* Rank 1 dies while puts to it are under way, into either kind of memory. */
 static void killed_during_puts(struct rank *r, bool pooled)
 {

@@ -4,6 +4,7 @@
 #include "transport/shm/shm.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,6 +72,18 @@ void wi_shm_ep_fail(struct shm_ep *ep, weir_status status, const char *sentence)
 {
     wi_ep_fail(&ep->base, status, "%s", sentence);
     end_all_pending(ep, status);
+}
+
+weir_status wi_shm_ep_left(struct shm_ep *ep)
+{
+    char sentence[128];
+    if (ep->base.status != WEIR_OK)
+        return weir_ep_status(&ep->base);
+    bool closed = __atomic_load_n(&ep->peer->segment.header->closed, __ATOMIC_ACQUIRE);
+    snprintf(sentence, sizeof(sentence), "rank %llu: process %d %s", (unsigned long long)ep->base.peer_id,
+             ep->peer->name.pid, closed ? "has closed its context" : "has ended");
+    wi_shm_ep_fail(ep, WEIR_ERR_PEER_GONE, sentence);
+    return wi_error(WEIR_ERR_PEER_GONE, "%s", sentence);
 }
 
 void wi_shm_ep_call(struct shm_ep *ep)

@@ -156,29 +156,34 @@ void wi_shm_mappings_trim(struct shm_peer *peer, bool all)
     }
 }
 
-static weir_status map_error(const struct shm_peer *peer, const char *what)
+/* A peer's files close when it dies, which looks as if it had given the memory back. */
+static weir_status map_error(struct shm_ep *ep, const char *what)
 {
-    return wi_error(errno == EMFILE || errno == ENFILE ? WEIR_ERR_LIMIT : WEIR_ERR_KEY,
-                    "remote key: memory of process %d: %s: %s", peer->name.pid, what,
-                    errno == ESTALE ? "it is not there any more" : strerror(errno));
+    bool not_there = errno == ENOENT || errno == ESRCH || errno == ENXIO || errno == ESTALE;
+    int cause = errno;
+    if (not_there && wi_shm_peer_has_left(ep->peer))
+        return wi_shm_ep_left(ep);
+    return wi_error(cause == EMFILE || cause == ENFILE ? WEIR_ERR_LIMIT : WEIR_ERR_KEY,
+                    "remote key of rank %llu: memory of process %d: %s: %s", (unsigned long long)ep->base.peer_id,
+                    ep->peer->name.pid, what, not_there ? "it is not there any more" : strerror(cause));
 }
 
 /* Opens the memfd that the key names and maps the region. */
-static weir_status map_region(const struct shm_peer *peer, const struct key_blob *key, struct shm_mapping *mapping)
+static weir_status map_region(struct shm_ep *ep, const struct key_blob *key, struct shm_mapping *mapping)
 {
     struct stat info;
-    int fd = wi_shm_open_fd(peer->name.pid, key->fd, S_IFREG, key->inode, &info);
+    int fd = wi_shm_open_fd(ep->peer->name.pid, key->fd, S_IFREG, key->inode, &info);
     if (fd < 0)
-        return map_error(peer, "opening it");
+        return map_error(ep, "opening it");
     weir_status status = WEIR_OK;
     uint64_t file_len = (uint64_t)info.st_size;
     if (key->fd_offset > file_len || key->region_len > file_len - key->fd_offset || key->region_len == 0) {
-        status =
-            wi_error(WEIR_ERR_KEY, "remote key: memory of process %d is shorter than the key says", peer->name.pid);
+        status = wi_error(WEIR_ERR_KEY, "remote key of rank %llu: memory of process %d is shorter than the key says",
+                          (unsigned long long)ep->base.peer_id, ep->peer->name.pid);
     } else {
         void *base = mmap(NULL, key->region_len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)key->fd_offset);
         if (base == MAP_FAILED)
-            status = map_error(peer, "mapping it");
+            status = map_error(ep, "mapping it");
         else
             mapping->base = base;
     }
@@ -188,8 +193,9 @@ static weir_status map_region(const struct shm_peer *peer, const struct key_blob
     return status;
 }
 
-static weir_status mapping_get(struct shm_peer *peer, const struct key_blob *key, struct shm_mapping **out)
+static weir_status mapping_get(struct shm_ep *ep, const struct key_blob *key, struct shm_mapping **out)
 {
+    struct shm_peer *peer = ep->peer;
     for (struct shm_mapping *mapping = peer->mappings; mapping; mapping = mapping->next) {
         if (mapping->region == key->region_slot && mapping->generation == key->region_generation &&
             mapping->addr == key->region_addr && mapping->len == key->region_len) {
@@ -202,7 +208,7 @@ static weir_status mapping_get(struct shm_peer *peer, const struct key_blob *key
     struct shm_mapping *mapping = calloc(1, sizeof(*mapping));
     if (!mapping)
         return wi_error(WEIR_ERR_NO_MEMORY, "remote key: out of memory");
-    weir_status status = map_region(peer, key, mapping);
+    weir_status status = map_region(ep, key, mapping);
     if (status != WEIR_OK) {
         free(mapping);
         return status;
@@ -251,7 +257,7 @@ weir_status wi_shm_rkey_import(struct weir_ep *base, const void *blob, size_t bl
     struct shm_rkey *rkey = calloc(1, sizeof(*rkey));
     if (!rkey)
         return wi_error(WEIR_ERR_NO_MEMORY, "remote key: out of memory");
-    if (key.fd >= 0 && (status = mapping_get(ep->peer, &key, &rkey->mapping)) != WEIR_OK) {
+    if (key.fd >= 0 && (status = mapping_get(ep, &key, &rkey->mapping)) != WEIR_OK) {
         free(rkey);
         return status;
     }

@@ -6,7 +6,6 @@
 #include "transport/shm/shm.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/uio.h>
 
@@ -32,12 +31,9 @@ static inline weir_status check_key(const struct shm_rkey *rkey, const char *wha
 static weir_status vm_error(struct shm_ep *ep, const char *what)
 {
     unsigned long long rank = ep->base.peer_id;
-    char sentence[128];
     switch (errno) {
     case ESRCH:
-        snprintf(sentence, sizeof(sentence), "rank %llu: process %d has ended", rank, ep->peer->name.pid);
-        wi_shm_ep_fail(ep, WEIR_ERR_PEER_GONE, sentence);
-        return wi_error(WEIR_ERR_PEER_GONE, "%s", sentence);
+        return wi_shm_ep_left(ep);
     case EPERM:
     case ENOSYS:
         return wi_error(WEIR_ERR_UNSUPPORTED,

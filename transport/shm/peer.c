@@ -28,13 +28,18 @@ static uint64_t coarse_now_ns(void)
     return (uint64_t)now.tv_sec * WI_NS_PER_S + (uint64_t)now.tv_nsec;
 }
 
-/* Is the process still the one that we opened? The slow way, for kernels without pidfd. */
+/* Is the process still the one that we opened? The slow way; kernels with pidfd tell of its end by themselves. */
 static bool is_alive_in_proc(const struct shm_peer *peer)
 {
     char path[64];
     struct stat info;
     snprintf(path, sizeof(path), "/proc/%d/fd/%d", peer->name.pid, peer->name.fd);
     return stat(path, &info) == 0 && info.st_ino == peer->name.inode;
+}
+
+bool wi_shm_peer_has_left(const struct shm_peer *peer)
+{
+    return peer->gone || __atomic_load_n(&peer->segment.header->closed, __ATOMIC_ACQUIRE) || !is_alive_in_proc(peer);
 }
 
 static weir_status watch_process(struct shm_iface *shm, struct shm_peer *peer)

@@ -182,6 +182,9 @@ void wi_shm_copy_long(struct shm_ep *ep, void *to, const void *from, size_t len)
 weir_status wi_shm_peer_get(struct shm_iface *shm, const struct shm_name *name, struct shm_peer **peer);
 void wi_shm_peer_put(struct shm_iface *shm, struct shm_peer *peer);
 
+/* Has its process ended or closed its context, whether or not polling has found that yet? Asks the system. */
+bool wi_shm_peer_has_left(const struct shm_peer *peer);
+
 /* Tells the peer that there is something to do, what for (segment.h), and wakes it if it sleeps. */
 void wi_shm_peer_call(struct shm_peer *peer, uint32_t whom);
 
@@ -206,6 +209,9 @@ void wi_shm_ep_close(struct weir_ep *ep);
 
 /* Ends it with an error, and everything that is outstanding. */
 void wi_shm_ep_fail(struct shm_ep *ep, weir_status status, const char *sentence);
+
+/* Ends it where its peer was found to have left. Returns the endpoint's error, with its sentence. */
+weir_status wi_shm_ep_left(struct shm_ep *ep);
 
 /* Makes and announces the ring at first use. */
 weir_status wi_shm_ep_need_ring(struct shm_ep *ep);
