@@ -5,7 +5,7 @@
 #ifndef WI_BOOTSTRAP_ATTEND_H
 #define WI_BOOTSTRAP_ATTEND_H
 
-#include <weir/status.h>
+#include <weir/bootstrap.h>
 
 #include <pthread.h>
 
@@ -13,6 +13,7 @@ struct wi_attendant;
 
 struct wi_attendants {
     pthread_mutex_t lock;
+    unsigned changing; /* threads that want the lock to add or to take off: nobody sleeps under it meanwhile */
     struct wi_attendant *first;
 };
 
@@ -24,13 +25,13 @@ void wi_attendants_fini(struct wi_attendants *attendants);
 void wi_attendants_clear(struct wi_attendants *attendants);
 
 /* Adds one; one that is there already is counted, and stays until it was taken off as often. */
-weir_status wi_attendants_add(struct wi_attendants *attendants, void (*attend)(void *arg), void *arg);
-void wi_attendants_remove(struct wi_attendants *attendants, void (*attend)(void *arg), void *arg);
+weir_status wi_attendants_add(struct wi_attendants *attendants, weir_attend_fn *attend, void *arg);
+void wi_attendants_remove(struct wi_attendants *attendants, weir_attend_fn *attend, void *arg);
 
 /*
- * Calls each once; this thread's error sentence stays. Returns how many milliseconds the caller may sleep until it calls
- * again: `wait_ms` where nobody is to be called, else 1 at most.
+ * Calls each once, and sleeps until `fd` is readable, at most `wait_ms`; less where an attendant wants to be called again.
+ * This thread's error sentence stays.
  */
-int wi_attend(struct wi_attendants *attendants, int wait_ms);
+void wi_attend(struct wi_attendants *attendants, int fd, int wait_ms);
 
 #endif

@@ -320,7 +320,7 @@ weir_status weir_boot_get(weir_boot *boot, const char *key, void *value, size_t 
 
 /* ---- attendants ---- */
 
-weir_status weir_boot_attend(weir_boot *boot, void (*attend)(void *arg), void *arg)
+weir_status weir_boot_attend(weir_boot *boot, weir_attend_fn *attend, void *arg)
 {
     if (!boot || !attend)
         return wi_error(WEIR_ERR_INVALID, "weir_boot_attend: boot and attend must be given");
@@ -330,7 +330,7 @@ weir_status weir_boot_attend(weir_boot *boot, void (*attend)(void *arg), void *a
     return wi_attendants_add(&boot->attendants, attend, arg);
 }
 
-void weir_boot_unattend(weir_boot *boot, void (*attend)(void *arg), void *arg)
+void weir_boot_unattend(weir_boot *boot, weir_attend_fn *attend, void *arg)
 {
     if (boot->pid == getpid())
         wi_attendants_remove(&boot->attendants, attend, arg);

@@ -267,8 +267,7 @@ static weir_status send_message(struct wi_client *client, const struct wi_messag
 /* Sleeps until something comes in, or the attendants want to be called again; called without a lock. */
 static void wait_readable(struct wi_client *client, uint64_t deadline_ns)
 {
-    struct pollfd readable = {.fd = client->fd, .events = POLLIN};
-    poll(&readable, 1, wi_attend(client->attendants, wi_net_poll_ms(deadline_ns)));
+    wi_attend(client->attendants, client->fd, wi_net_poll_ms(deadline_ns));
 }
 
 /* ---- joining ---- */

@@ -51,6 +51,12 @@ static weir_status watch(struct weir_ctx *ctx, int fd)
     return WEIR_OK;
 }
 
+static void unwatch(struct weir_ctx *ctx, int fd)
+{
+    if (epoll_ctl(ctx->epoll_fd, EPOLL_CTL_DEL, fd, NULL) == 0 && ctx->watched > 0)
+        ctx->watched--;
+}
+
 weir_status wi_sleep_init(struct weir_ctx *ctx)
 {
     pthread_condattr_t attr;
@@ -107,8 +113,7 @@ void weir_ctx_unwatch(weir_ctx *ctx, int fd)
     if (wi_in_child(ctx)) /* the set of descriptors is the parent's as well */
         return;
     wi_ctx_lock(ctx);
-    if (epoll_ctl(ctx->epoll_fd, EPOLL_CTL_DEL, fd, NULL) == 0 && ctx->watched > 0)
-        ctx->watched--;
+    unwatch(ctx, fd);
     wi_ctx_unlock(ctx);
 }
 
@@ -198,11 +203,6 @@ WI_NEAR unsigned weir_progress(weir_ctx *ctx)
     return wi_ctx_turn(ctx);
 }
 
-void weir_ctx_attend(void *ctx)
-{
-    (void)weir_progress(ctx);
-}
-
 /* ---- Sleeping ---- */
 
 static int bound_of(const struct weir_ctx *ctx, int timeout_ms)
@@ -276,19 +276,15 @@ static bool spin(struct weir_ctx *ctx)
     return true;
 }
 
-void weir_ctx_block(weir_ctx *ctx, int timeout_ms)
+/* One step of a wait, with the lock held: polls, arms or sleeps. */
+static void step(struct weir_ctx *ctx, int timeout_ms, bool spins)
 {
-    if (wi_in_child(ctx)) {
-        wi_sleep_ns((uint64_t)bound_of(ctx, timeout_ms) * WI_NS_PER_MS); /* callers ask again and again */
-        return;
-    }
-    wi_ctx_lock(ctx);
     wi_ctx_progress(ctx);
     if (ctx->stirred) {
         wi_ctx_rouse(ctx);
         ctx->idle_since_ns = ctx->last_block_ns = wi_now_ns();
     } else if (!has_looked(ctx)) {
-        if (!spin(ctx) && (ctx->armed || arm(ctx)))
+        if (!(spins && spin(ctx)) && (ctx->armed || arm(ctx)))
             note_look(ctx);
     } else if (ctx->asleep) {
         sleep_beside(ctx, timeout_ms);
@@ -296,6 +292,16 @@ void weir_ctx_block(weir_ctx *ctx, int timeout_ms)
         sleep_here(ctx, timeout_ms);
         wi_ctx_progress(ctx);
     }
+}
+
+void weir_ctx_block(weir_ctx *ctx, int timeout_ms)
+{
+    if (wi_in_child(ctx)) {
+        wi_sleep_ns((uint64_t)bound_of(ctx, timeout_ms) * WI_NS_PER_MS); /* callers ask again and again */
+        return;
+    }
+    wi_ctx_lock(ctx);
+    step(ctx, timeout_ms, true);
     wi_ctx_unlock(ctx);
 }
 
@@ -321,4 +327,25 @@ void wi_ctx_wait_end(struct weir_ctx *ctx)
     wi_ctx_lock(ctx);
     stay_awake(ctx);
     wi_ctx_unlock(ctx);
+}
+
+/* The descriptor is watched for this sleep alone: whoever sleeps here later must not wake for it again and again. */
+int weir_ctx_attend(void *arg, int fd, int timeout_ms)
+{
+    struct weir_ctx *ctx = arg;
+    (void)weir_progress(ctx);
+    if (wi_in_child(ctx) || fd < 0 || timeout_ms <= 0)
+        return 0;
+    wi_ctx_lock(ctx);
+    bool watched = watch(ctx, fd) == WEIR_OK;
+    if (watched) {
+        ctx->watched++;
+        wi_ctx_rouse(ctx); /* who sleeps on memory does not see the descriptor */
+        step(ctx, timeout_ms, false);
+        step(ctx, timeout_ms, false);
+        unwatch(ctx, fd);
+        stay_awake(ctx);
+    }
+    wi_ctx_unlock(ctx);
+    return watched;
 }

@@ -111,21 +111,28 @@ weir_status weir_boot_barrier(weir_boot *boot, const char *name, const int *rank
 const weir_exchange *weir_boot_exchange(weir_boot *boot);
 
 /*
- * Has `attend(arg)` called about every millisecond while a call of this weir_boot waits (get, allgather, barrier), in
- * the thread that waits: peers may need this process's progress meanwhile. For a context it is
- * weir_boot_attend(boot, weir_ctx_attend, ctx); communicators, clients and servers do it for theirs as long as they
- * exist. What waits here then uses the context, so a context that another thread uses at that time needs
- * WEIR_CTX_MULTI. `attend` may call nothing of this object but weir_boot_check() and weir_boot_fail(). The same pair
- * may be added several times. weir_boot_destroy() calls nobody: contexts are usually gone by then. Errors:
- * WEIR_ERR_INVALID, WEIR_ERR_NO_MEMORY.
+ * Who is called while a call of a weir_boot waits. It does for `arg` what is to be done by now. Then it may sleep until
+ * there is more to do or the descriptor `fd` is readable, at most `timeout_ms`, and return nonzero; `fd` is -1 where it
+ * must not. Zero: it has not slept, and wants to be called again in a millisecond.
  */
-weir_status weir_boot_attend(weir_boot *boot, void (*attend)(void *arg), void *arg);
+typedef int weir_attend_fn(void *arg, int fd, int timeout_ms);
+
+/*
+ * Has `attend` called while a call of this weir_boot waits (get, allgather, barrier), in the thread that waits: peers may
+ * need this process's progress meanwhile. For a context it is weir_boot_attend(boot, weir_ctx_attend, ctx), and the wait
+ * sleeps until the store or a peer has something for it; with several contexts, one a thread for instance, each is called
+ * every millisecond. Communicators, clients and servers do it for theirs as long as they exist. What waits here then uses
+ * the context, so a context that another thread uses at that time needs WEIR_CTX_MULTI. `attend` may call nothing of this
+ * object but weir_boot_check() and weir_boot_fail(). The same pair may be added several times. weir_boot_destroy() calls
+ * nobody: contexts are usually gone by then. Errors: WEIR_ERR_INVALID, WEIR_ERR_NO_MEMORY.
+ */
+weir_status weir_boot_attend(weir_boot *boot, weir_attend_fn *attend, void *arg);
 
 /*
  * Takes back one weir_boot_attend(); after the last one of a pair it is not called any more. To be called before `arg`
  * becomes invalid, that is before weir_ctx_destroy(). A pair that is not there is ignored.
  */
-void weir_boot_unattend(weir_boot *boot, void (*attend)(void *arg), void *arg);
+void weir_boot_unattend(weir_boot *boot, weir_attend_fn *attend, void *arg);
 
 /*
  * Is the job whole? Nonblocking and cheap enough to call every millisecond. WEIR_ERR_PEER_GONE: a rank ended without

@@ -432,8 +432,11 @@ weir_status weir_flush(weir_ep *ep, weir_comp *comp);
 /* Carries operations forward without blocking. Returns the number of events handled; zero: nothing happened. */
 unsigned weir_progress(weir_ctx *ctx);
 
-/* weir_progress() of a weir_ctx as a function for weir_boot_attend(). */
-void weir_ctx_attend(void *ctx);
+/*
+ * What weir_boot_attend() has called for a weir_ctx: makes progress; with a descriptor it then sleeps, as weir_ctx_block()
+ * does but without spinning, until that is readable or something arrives, and returns 1.
+ */
+int weir_ctx_attend(void *ctx, int fd, int timeout_ms);
 
 /* WEIR_ERR_AGAIN while operations are pending (no progress is made here), then their first error or WEIR_OK. */
 weir_status weir_test(const weir_comp *comp);

@@ -1,6 +1,10 @@
-/* Attendants: who is called while the bootstrap waits, until when, and that contexts make progress by it. */
+/*
+ * Attendants: who is called while the bootstrap waits, until when, and that contexts make progress by it. It sees the
+ * inside to raise the bound of a context's sleep: what wakes it is then what arrives, and no clock.
+ */
 #include "core/error.h"
 #include "job.h"
+#include "transport/context.h"
 
 #include <weir/collectives.h>
 #include <weir/ps.h>
@@ -16,10 +20,12 @@
 
 #define PATIENCE_MS 5000 /* a connection takes a few milliseconds if the other side makes progress, else for ever */
 
-static void count_call(void *arg)
+static int count_call(void *arg, int fd, int timeout_ms)
 {
+    (void)fd, (void)timeout_ms;
     ++*(int *)arg;
     (void)wi_error(WEIR_ERR_IO, "what an attendant ran into");
+    return 0;
 }
 
 /* Waits for what nobody stores. */
@@ -116,6 +122,7 @@ static weir_ctx *make_ctx(weir_boot *boot, uint64_t id)
     weir_ctx *ctx;
     weir_ctx_params params = {.size = sizeof(params), .id = id, .bind_address = weir_boot_local_address(boot)};
     EXPECT_STATUS(WEIR_OK, weir_ctx_create(&params, &ctx));
+    ctx->sleep_max_ms = 10 * PATIENCE_MS;
     return ctx;
 }
 
@@ -156,6 +163,38 @@ static void attend_context(weir_boot *boot, void *arg)
     connect_both_ways(boot, ctx);
     weir_boot_unattend(boot, weir_ctx_attend, ctx);
     weir_ctx_destroy(ctx);
+}
+
+struct counted {
+    weir_ctx *ctx;
+    int calls;
+};
+
+static int count_and_attend(void *arg, int fd, int timeout_ms)
+{
+    struct counted *counted = arg;
+    counted->calls++;
+    return weir_ctx_attend(counted->ctx, fd, timeout_ms);
+}
+
+/* A wait sleeps in its one context, and with two of them calls each again and again. It leaves nothing watched. */
+static void sleep_in_contexts(weir_boot *boot, void *arg)
+{
+    struct counted first = {.ctx = make_ctx(boot, 1)}, second = {.ctx = make_ctx(boot, 2)};
+    (void)arg;
+    EXPECT_STATUS(WEIR_OK, weir_boot_attend(boot, count_and_attend, &first));
+    wait_in_vain(boot);
+    EXPECT(first.calls >= 1 && first.calls <= 10); /* 100 in the time of a call every millisecond */
+    EXPECT(first.ctx->watched == 0 && !first.ctx->armed);
+    EXPECT_STATUS(WEIR_OK, weir_boot_attend(boot, count_and_attend, &second));
+    first.calls = 0;
+    wait_in_vain(boot);
+    EXPECT(first.calls >= 5 && first.calls == second.calls);
+    weir_boot_unattend(boot, count_and_attend, &first);
+    weir_boot_unattend(boot, count_and_attend, &second);
+    weir_ctx_destroy(first.ctx);
+    weir_ctx_destroy(second.ctx);
+    EXPECT_STATUS(WEIR_OK, weir_boot_barrier(boot, "without contexts", NULL, 0));
 }
 
 /* Two communicators of one context: the end of one leaves the other one's attendant. */
@@ -215,6 +254,12 @@ static void contexts_accept_while_waiting(void **state)
     run_over_ucx(attend_context);
 }
 
+static void waits_sleep_in_a_context(void **state)
+{
+    (void)state;
+    run_over_ucx(sleep_in_contexts);
+}
+
 static void communicators_attend(void **state)
 {
     (void)state;
@@ -235,6 +280,7 @@ int main(void)
         cmocka_unit_test(attendants_are_called_until_taken_off), cmocka_unit_test(sentences_survive_attendants),
         cmocka_unit_test(nobody_is_called_at_the_end),           cmocka_unit_test(contexts_accept_while_waiting),
         cmocka_unit_test(communicators_attend),                  cmocka_unit_test(servers_and_clients_attend),
+        cmocka_unit_test(waits_sleep_in_a_context),
     };
     setenv("WEIR_TRANSPORT", "ucx", 1);
     setenv("WEIR_INTRANODE", "off", 1);

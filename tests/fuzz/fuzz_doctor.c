@@ -251,13 +251,14 @@ void weir_boot_destroy(weir_boot *boot)
 {
     (void)boot;
 }
-void weir_boot_unattend(weir_boot *boot, void (*attend)(void *arg), void *arg)
+void weir_boot_unattend(weir_boot *boot, weir_attend_fn *attend, void *arg)
 {
     (void)boot, (void)attend, (void)arg;
 }
-void weir_ctx_attend(void *ctx)
+int weir_ctx_attend(void *ctx, int fd, int timeout_ms)
 {
-    (void)ctx;
+    (void)ctx, (void)fd, (void)timeout_ms;
+    return 0;
 }
 void weir_ctx_destroy(weir_ctx *ctx)
 {
@@ -276,7 +277,7 @@ const char *weir_version(void)
     return "0.1.0";
 }
 
-weir_status weir_boot_attend(weir_boot *boot, void (*attend)(void *arg), void *arg)
+weir_status weir_boot_attend(weir_boot *boot, weir_attend_fn *attend, void *arg)
 {
     (void)boot, (void)attend, (void)arg;
     return WEIR_OK;

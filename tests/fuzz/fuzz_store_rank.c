@@ -54,10 +54,9 @@ int wi_net_poll_ms(uint64_t deadline_ns)
     return 0;
 }
 
-int wi_attend(struct wi_attendants *attendants, int most_ms)
+void wi_attend(struct wi_attendants *attendants, int fd, int wait_ms)
 {
-    (void)attendants;
-    return most_ms;
+    (void)attendants, (void)fd, (void)wait_ms;
 }
 
 /* ---- */

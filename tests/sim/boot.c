@@ -45,7 +45,7 @@ int weir_boot_fd(const weir_boot *boot)
     return -1;
 }
 
-weir_status weir_boot_attend(weir_boot *boot, void (*attend)(void *arg), void *arg)
+weir_status weir_boot_attend(weir_boot *boot, weir_attend_fn *attend, void *arg)
 {
     (void)boot;
     (void)attend;
@@ -53,7 +53,7 @@ weir_status weir_boot_attend(weir_boot *boot, void (*attend)(void *arg), void *a
     return WEIR_OK;
 }
 
-void weir_boot_unattend(weir_boot *boot, void (*attend)(void *arg), void *arg)
+void weir_boot_unattend(weir_boot *boot, weir_attend_fn *attend, void *arg)
 {
     (void)boot;
     (void)attend;
