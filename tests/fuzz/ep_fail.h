@@ -1,4 +1,4 @@
-/* The front's wi_ep_fail() for targets that have a backend without the front: the first failure of an endpoint stays. */
+/* How endpoints fail, for targets that have a backend without the front: the first failure of an endpoint stays. */
 #ifndef WI_FUZZ_EP_FAIL_H
 #define WI_FUZZ_EP_FAIL_H
 
@@ -16,6 +16,11 @@ void wi_ep_fail(struct weir_ep *ep, weir_status status, const char *format, ...)
     vsnprintf(ep->sentence, sizeof(ep->sentence), format, args);
     va_end(args);
     ep->status = status;
+}
+
+weir_status weir_ep_status(const weir_ep *ep)
+{
+    return ep->status;
 }
 
 #endif

@@ -64,11 +64,6 @@ struct shm_ring *wi_shm_ring_map(const struct shm_segment *segment, uint32_t ind
     return ring_count < 2 * EPS ? rings[ring_count++] : NULL;
 }
 
-weir_status weir_ep_status(const weir_ep *ep)
-{
-    return ep->status;
-}
-
 /* ---- What the peer may write ---------------------------------------------------------------------------------------- */
 
 static void scribble(struct bytes_of *input, struct shm_ring *ring, struct shm_channel_slot *slot)

@@ -151,8 +151,10 @@ static void killed_before_import_body(struct rank *r)
         weir_status status = weir_rkey_import(r->ep[1], r->board->key[1][kind], r->board->key_len[1][kind], &f.rkey[1]);
         CHECK(status == WEIR_OK || is_peer_error(status));
         if (status == WEIR_OK) {
+            void *ptr;
             weir_rkey_range(f.rkey[1], &f.remote[1], NULL);
             put_until_lost(r, &f, 1);
+            CHECK(weir_mem_map_peer(f.rkey[1], f.remote[1], LEN, &ptr) != WEIR_OK);
         } else {
             CHECK(names_rank(1));
             CHECK(is_peer_error(weir_ep_status(r->ep[1])));

@@ -178,7 +178,9 @@ weir_status wi_ucx_rkey_map(struct weir_rkey *base, uint64_t remote_addr, size_t
         return wi_error(WEIR_ERR_AGAIN,
                         "UCX: memory of rank %llu can be mapped when the endpoint is connected; wait for that first",
                         (unsigned long long)ep->base.peer_id);
-    weir_status status = rkey->map || !ep->maps ? WEIR_OK : unpack(rkey, ep, &rkey->map);
+    weir_status status = WEIR_OK;
+    if (!rkey->map && ep->maps)
+        status = ep->base.status == WEIR_OK ? unpack(rkey, ep, &rkey->map) : weir_ep_status(&ep->base);
     if (status != WEIR_OK)
         return status;
     if (rkey->map && ucp_rkey_ptr(rkey->map, remote_addr, ptr) == UCS_OK)
@@ -210,7 +212,8 @@ weir_status wi_ucx_rkey_import(struct weir_ep *base, const void *blob, size_t bl
     rkey->key = head.key;
     rkey->blob_len = packed_len;
     memcpy(rkey->blob, (const unsigned char *)blob + sizeof(head), packed_len);
-    weir_status status = base->ready && ep->native ? wi_ucx_rkey_unpack(rkey, ep) : WEIR_OK;
+    bool connected = base->ready && base->status == WEIR_OK; /* one that has ended may be connected again */
+    weir_status status = connected && ep->native ? wi_ucx_rkey_unpack(rkey, ep) : WEIR_OK;
     if (status != WEIR_OK) {
         free(rkey);
         return status;
