@@ -71,8 +71,10 @@ static bool fit_ranks(const struct options *options)
 bool options_fit(struct options *options)
 {
     const struct benchmark *benchmark = options->benchmark;
-    if ((options->both || options->duration_s > 0.0) && !streams(benchmark))
-        return no(options, "-b and -D are for the *_bw benchmarks");
+    if ((options->both || options->duration_s > 0.0 || options->window > 0) && !streams(benchmark))
+        return no(options, "-b, -D and -q are for the *_bw benchmarks");
+    if (options->window == 0)
+        options->window = 128;
     if (options->both && strcmp(benchmark->name, "send_bw") == 0)
         return no(options, "-b: messages wait for somebody who takes them; one side has to");
     if (options->compare && (options->both || options->duration_s > 0.0 || options->ordinary || options->json ||

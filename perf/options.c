@@ -19,6 +19,8 @@ static const char usage[] =
     "  -b, --both            *_bw: both sides of a pair send at once; the sum is reported\n"
     "  -d, --device DEVICE   over verbs and this RDMA device, e.g. mlx5_0:1, or list of devices, as if WEIR_DEVICE,\n"
     "                        WEIR_TRANSPORT=verbs and WEIR_INTRANODE=off were set, where the latter are not\n"
+    "  -x, --gid-index N     over RoCE: that GID of the device (`weir info` lists them), as if WEIR_INTERFACE were its address;\n"
+    "                        without it the GID follows from the route\n"
     "  -F                    taken for the sake of perftest's users; nothing here depends on the CPU's frequency\n"
     "  -r, --ranks N         processes to start (default 2); 2N make N pairs, whose sum *_bw report\n"
     "      --servers N       parameter servers to start besides (default 1 for ps)\n"
@@ -58,6 +60,7 @@ static const struct option long_options[] = {
     {"duration", required_argument, NULL, 'D'},
     {"both", no_argument, NULL, 'b'},
     {"device", required_argument, NULL, 'd'},
+    {"gid-index", required_argument, NULL, 'x'},
     {"no-check", no_argument, NULL, OPT_NO_CHECK},
     {"self-test", no_argument, NULL, OPT_SELF_TEST},
     {"json", no_argument, NULL, OPT_JSON},
@@ -165,7 +168,6 @@ static const struct elsewhere {
     char letter;
     const char *mend;
 } elsewhere[] = {
-    {'x', "the GID follows from the route; `weir doctor --to HOST` tells which one, -d or WEIR_INTERFACE choose"},
     {'i', "the port goes with the device: -d mlx5_0:1"},
     {'p', "the store's port is WEIR_MASTER_PORT, for processes of a launcher"},
     {'I', "the longest inline write is WEIR_VERBS_INLINE"},
@@ -253,7 +255,10 @@ static int parse_one(struct options *options, int option, char *text)
         options->both = true;
         return 0;
     case 'd':
+        options->device = text;
         return choose_device(text);
+    case 'x':
+        return parse_count("-x", text, 0, 65535, &options->gid);
     case 'F':
         return 0;
     case OPT_NO_CHECK:
@@ -282,7 +287,7 @@ static const struct benchmark *find_benchmark(const char *name)
 
 int options_parse(int argc, char **argv, struct options *options)
 {
-    *options = (struct options){.check = true, .window = 128};
+    *options = (struct options){.check = true, .gid = GID_BY_ROUTE};
     if (argc < 2)
         return no_benchmark();
     if (strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--help") == 0)
@@ -301,10 +306,12 @@ int options_parse(int argc, char **argv, struct options *options)
     }
     int option, result = 0;
     optind = 2;
-    while (result == 0 && (option = getopt_long(argc, argv, "s:an:w:q:t:r:o:D:bd:Fh", long_options, NULL)) != -1)
+    while (result == 0 && (option = getopt_long(argc, argv, "s:an:w:q:t:r:o:D:bd:x:Fh", long_options, NULL)) != -1)
         result = parse_one(options, option, optarg);
     if (result == 0 && optind < argc)
         return bad("unexpected", argv[optind],
                    "no host is named here; on several hosts a launcher starts one process each (RANK, WORLD_SIZE, MASTER_ADDR)");
+    if (result == 0 && options->gid != GID_BY_ROUTE)
+        result = choose_gid(options->device, options->gid);
     return result;
 }

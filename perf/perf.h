@@ -8,6 +8,8 @@
 
 enum { SIZES_MAX = 64, RANKS_MAX = 256 }; /* and as many servers */
 
+#define GID_BY_ROUTE SIZE_MAX
+
 struct options {
     const struct benchmark *benchmark;
     size_t sizes[SIZES_MAX];
@@ -15,7 +17,9 @@ struct options {
     bool all;          /* sizes by --all: those that fit */
     size_t iterations; /* 0: chosen by size */
     size_t warmup;     /* 0: a tenth of the iterations */
-    size_t window;     /* operations in flight */
+    size_t window;     /* operations in flight; 0: not said */
+    const char *device; /* of -d */
+    size_t gid;         /* index of its GID, or GID_BY_ROUTE */
     int ranks;         /* local processes to start when no launcher did */
     int servers;
     int threads;       /* pool: at most; 0: 2 */
@@ -78,6 +82,9 @@ extern const struct benchmark benchmarks[]; /* ends with an entry without name *
 
 /* Do they fit the benchmark and this host? Told on standard error if not (fit.c). */
 bool options_fit(struct options *options);
+
+/* -x: has the library use the GID of this index, of `device` (NULL: WEIR_DEVICE's). 0, or 2 when it has said why not. */
+int choose_gid(const char *device, size_t index);
 
 /* Parses the command line. 0: go on; 1: help was printed; 2: bad, told on standard error. */
 int options_parse(int argc, char **argv, struct options *options);

@@ -97,8 +97,8 @@ class WeirPerf(unittest.TestCase):
 
     def test_over_a_network(self):
         for benchmark in PAIRS:
-            self.result(benchmark, "-n", "40", "-s", "8", "-q", "8", WEIR_TRANSPORT="ucx", WEIR_INTRANODE="off",
-                        UCX_TLS="tcp,self")
+            window = ["-q", "8"] if benchmark.endswith("_bw") else []
+            self.result(benchmark, "-n", "40", "-s", "8", *window, WEIR_TRANSPORT="ucx", WEIR_INTRANODE="off", UCX_TLS="tcp,self")
 
     def test_many_pairs_and_both_sides_are_summed(self):
         for arguments in (["-r", "4"], ["-b"], ["-r", "4", "-b"]):
@@ -118,7 +118,7 @@ class WeirPerf(unittest.TestCase):
         self.assertGreater(moved_s, 0.29)
 
     def test_wrong_options_are_explained(self):
-        for arguments, text in ((["put_bw", "-x", "1"], "the GID follows from the route"), (["put_bw", "-D", "0"], "duration"),
+        for arguments, text in ((["put_bw", "-x", "1"], "name the GID's device"), (["put_bw", "-D", "0"], "duration"),
                                 (["send_bw", "-s", "8K"], "at most 4096"), (["send_bw", "-b", "-n", "10"], "takes them"),
                                 (["fetch_add_lat", "-s", "16"], "have 8 bytes"), (["bogus"], "there is no benchmark"),
                                 (["put_bw", "-s", ""], "no size"), (["put_bw", "-s", "4M..8"], "smaller size first"),
@@ -127,7 +127,9 @@ class WeirPerf(unittest.TestCase):
                                 (["ps", "-s", "6"], "multiples of 4"), (["put_bw", "--compare", "-b"], "--compare takes"),
                                 (["put_bw", "--bogus"], "unrecognized"), ([], "no benchmark given"),
                                 (["put_bw", "-s", "12Q"], "not a size"), (["put_bw", "-r", "3"], "even number"),
-                                (["put_lat", "-D", "1s"], "*_bw"), (["get_lat", "-b"], "*_bw")):
+                                (["put_lat", "-D", "1s"], "*_bw"), (["get_lat", "-b"], "*_bw"), (["get_lat", "-q", "8"], "*_bw"),
+                                (["put_lat", "-x", "a"], "use a number"), (["put_lat", "-x", "1", "-d", "a:1,b:1"], "one device"),
+                                (["put_lat", "-x", "1", "-d", "no_such_device"], "no such GID")):
             done = perf(*arguments)
             self.assertEqual(done.returncode, 2, arguments)
             self.assertIn(text, done.stderr)

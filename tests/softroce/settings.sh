@@ -8,8 +8,10 @@ trap 'rm -rf "$work"' EXIT
 export WEIR_TRANSPORT=verbs WEIR_INTRANODE=off WEIR_LOG=debug
 
 # run NAME=VALUE... : the lines about the queue pairs of two ranks that exchange something
+options=
 run() {
-    env "$@" "$build/tools/weir" run -n 2 -- "$build/perf/weir_perf" put_bw -s 8 -n 10 -w 1 >"$work/out" 2>&1 ||
+    # shellcheck disable=SC2086 # several options
+    env "$@" "$build/tools/weir" run -n 2 -- "$build/perf/weir_perf" put_bw -s 8 -n 10 -w 1 $options >"$work/out" 2>&1 ||
         { cat "$work/out"; echo "the ranks failed under $*"; exit 1; }
     grep 'queue pair .*path MTU' "$work/out" >"$work/pairs" || { cat "$work/out"; echo "no queue pair was told of"; exit 1; }
 }
@@ -44,6 +46,23 @@ all "GID [0-9]* (::ffff:$WEIR_SOFTROCE_NODE0)"
 all "path MTU $(ibv_devinfo -d rxe0 | awk '/active_mtu/ { print $2 }'),"
 run WEIR_INTERFACE=fd77::1
 all "GID [0-9]* (fd77::1)"
+
+# perftest's -x: a GID by its index in the device's table.
+index_of() {
+    grep -li "$1" /sys/class/infiniband/rxe0/ports/1/gids/* | head -1 | sed 's,.*/,,'
+}
+options="-d rxe0:1 -x $(index_of 'fd77:0000:0000:0000:0000:0000:0000:0001')"
+run A=
+all "GID [0-9]* (fd77::1)"
+options="-d rxe0 -x $(index_of '0000:0000:0000:0000:0000:ffff:')"
+run WEIR_INTERFACE=fd77::1
+all "GID [0-9]* (::ffff:$WEIR_SOFTROCE_NODE0)"
+for wrong in "$(index_of fe80:) link-local" "5000 no such GID" "100 empty"; do
+    if "$build/perf/weir_perf" put_lat -d rxe0 -x ${wrong%% *} >"$work/out" 2>&1; then echo "-x $wrong succeeds"; exit 1; fi
+    grep -q -- "-x .*${wrong#* }" "$work/out" || { cat "$work/out"; echo "it does not say: $wrong"; exit 1; }
+done
+echo "ok - GIDs that cannot be used"
+options=
 
 # posted CALLS: by these operations are given to both ranks' queue pairs
 posted() {
