@@ -11,6 +11,7 @@
 #include <weir/transport.h>
 
 #include <poll.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -117,13 +118,18 @@ static void nobody_is_called_at_the_end(void **state)
 
 /* ---- contexts ---- */
 
-static weir_ctx *make_ctx(weir_boot *boot, uint64_t id)
+static weir_ctx *make_ctx_with(weir_boot *boot, uint64_t id, uint32_t flags)
 {
     weir_ctx *ctx;
-    weir_ctx_params params = {.size = sizeof(params), .id = id, .bind_address = weir_boot_local_address(boot)};
+    weir_ctx_params params = {.size = sizeof(params), .id = id, .flags = flags, .bind_address = weir_boot_local_address(boot)};
     EXPECT_STATUS(WEIR_OK, weir_ctx_create(&params, &ctx));
     ctx->sleep_max_ms = 10 * PATIENCE_MS;
     return ctx;
+}
+
+static weir_ctx *make_ctx(weir_boot *boot, uint64_t id)
+{
+    return make_ctx_with(boot, id, 0);
 }
 
 /* Rank `waiter` waits in the bootstrap; the other one connects to its context, from a context of its own. */
@@ -197,6 +203,98 @@ static void sleep_in_contexts(weir_boot *boot, void *arg)
     EXPECT_STATUS(WEIR_OK, weir_boot_barrier(boot, "without contexts", NULL, 0));
 }
 
+enum { TURNS = 20 };
+
+/* The two ranks' contexts, their endpoints to each other, and signal 0 of each. */
+struct side {
+    weir_boot *boot;
+    weir_ctx *ctx;
+    weir_ep *ep;
+};
+
+static void open_side(struct side *side, weir_boot *boot)
+{
+    static const char *const keys[] = {"address of 0", "address of 1"};
+    uint8_t address[WEIR_ADDRESS_MAX];
+    size_t len = sizeof(address);
+    uint32_t signal;
+    int rank = weir_boot_rank(boot);
+    *side = (struct side){.boot = boot, .ctx = make_ctx_with(boot, (uint64_t)rank, WEIR_CTX_MULTI)};
+    EXPECT_STATUS(WEIR_OK, weir_signal_create(side->ctx, &signal));
+    EXPECT(signal == 0);
+    EXPECT_STATUS(WEIR_OK, weir_ctx_address(side->ctx, address, &len));
+    EXPECT_STATUS(WEIR_OK, weir_boot_attend(boot, weir_ctx_attend, side->ctx));
+    EXPECT_STATUS(WEIR_OK, weir_boot_put(boot, keys[rank], address, len));
+    len = sizeof(address);
+    EXPECT_STATUS(WEIR_OK, weir_boot_get(boot, keys[!rank], address, &len, -1));
+    EXPECT_STATUS(WEIR_OK, weir_ep_create(side->ctx, address, len, &side->ep));
+}
+
+static void signal_other(const struct side *side)
+{
+    weir_comp comp = WEIR_COMP_INIT;
+    EXPECT_STATUS(WEIR_OK, weir_put_signal(side->ep, NULL, NULL, 0, 0, NULL, 0, &comp));
+    EXPECT_STATUS(WEIR_OK, weir_wait(side->ctx, &comp, PATIENCE_MS));
+}
+
+static void get_turn(weir_boot *boot, const char *what, int turn, int timeout_ms)
+{
+    char key[32], value[8];
+    size_t len = sizeof(value);
+    snprintf(key, sizeof(key), "%s %d", what, turn);
+    EXPECT_STATUS(WEIR_OK, weir_boot_get(boot, key, value, &len, timeout_ms));
+}
+
+static void put_turn(weir_boot *boot, const char *what, int turn)
+{
+    char key[32];
+    snprintf(key, sizeof(key), "%s %d", what, turn);
+    EXPECT_STATUS(WEIR_OK, weir_boot_put(boot, key, "x", 1));
+}
+
+/* Who answers has more patience than who asks: it is the latter that notices when a wake-up was lost. */
+static void *answer_signals(void *arg)
+{
+    const struct side *side = arg;
+    for (uint64_t turn = 1; turn <= TURNS; turn++) {
+        EXPECT_STATUS(WEIR_OK, weir_signal_wait(side->ctx, 0, turn, 4 * PATIENCE_MS));
+        signal_other(side);
+    }
+    return NULL;
+}
+
+/* Rank 0 waits in the bootstrap while a thread sleeps in the same context; rank 1 wakes one or the other, by turns. */
+static void attend_beside_a_thread(weir_boot *boot, void *arg)
+{
+    struct side side;
+    pthread_t thread;
+    bool answers = weir_boot_rank(boot) == 0;
+    (void)arg;
+    open_side(&side, boot);
+    if (answers)
+        EXPECT(pthread_create(&thread, NULL, answer_signals, &side) == 0);
+    for (int turn = 0; turn < TURNS; turn++) {
+        if (answers) {
+            poll(NULL, 0, turn % 3 * 10); /* the thread then sleeps without what this wait watches */
+            get_turn(boot, "ask", turn, 4 * PATIENCE_MS);
+            put_turn(boot, "answer", turn);
+            continue;
+        }
+        poll(NULL, 0, turn % 7); /* so that both sleep */
+        put_turn(boot, "ask", turn);
+        get_turn(boot, "answer", turn, PATIENCE_MS);
+        poll(NULL, 0, turn % 5);
+        signal_other(&side);
+        EXPECT_STATUS(WEIR_OK, weir_signal_wait(side.ctx, 0, (uint64_t)turn + 1, PATIENCE_MS));
+    }
+    if (answers)
+        EXPECT(pthread_join(thread, NULL) == 0);
+    EXPECT_STATUS(WEIR_OK, weir_boot_barrier(boot, "all is said", NULL, 0));
+    weir_boot_unattend(boot, weir_ctx_attend, side.ctx);
+    weir_ep_close(side.ep);
+    weir_ctx_destroy(side.ctx);
+}
+
 /* Two communicators of one context: the end of one leaves the other one's attendant. */
 static void attend_communicators(weir_boot *boot, void *arg)
 {
@@ -260,6 +358,17 @@ static void waits_sleep_in_a_context(void **state)
     run_over_ucx(sleep_in_contexts);
 }
 
+static void waits_sleep_beside_a_thread(void **state)
+{
+    (void)state;
+    run_over_ucx(attend_beside_a_thread);
+    setenv("WEIR_TRANSPORT", "shm", 1);
+    unsetenv("WEIR_INTRANODE");
+    assert_true(job_run("127.0.0.1", 2, attend_beside_a_thread, NULL));
+    setenv("WEIR_TRANSPORT", "ucx", 1);
+    setenv("WEIR_INTRANODE", "off", 1);
+}
+
 static void communicators_attend(void **state)
 {
     (void)state;
@@ -280,7 +389,7 @@ int main(void)
         cmocka_unit_test(attendants_are_called_until_taken_off), cmocka_unit_test(sentences_survive_attendants),
         cmocka_unit_test(nobody_is_called_at_the_end),           cmocka_unit_test(contexts_accept_while_waiting),
         cmocka_unit_test(communicators_attend),                  cmocka_unit_test(servers_and_clients_attend),
-        cmocka_unit_test(waits_sleep_in_a_context),
+        cmocka_unit_test(waits_sleep_in_a_context),              cmocka_unit_test(waits_sleep_beside_a_thread),
     };
     setenv("WEIR_TRANSPORT", "ucx", 1);
     setenv("WEIR_INTRANODE", "off", 1);
