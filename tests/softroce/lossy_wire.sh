@@ -23,7 +23,10 @@ TXT
     [ "$dropped" -gt 0 ] || { echo "no packet was lost: this test has shown nothing"; exit 1; }
     echo "$dropped packets lost, counted as sent again: $(sent_again)"
     for link in weirv0 weirv1; do tc qdisc replace dev $link root netem loss 5%; done
-    WEIR_VERBS_ACK_TIMEOUT=100ms "$build/tools/weir" run -n 2 -- sh /tmp/rank "$build/perf/weir_perf" put_bw -s 256K -n 64 -w 1
+    WEIR_LOG=info WEIR_VERBS_ACK_TIMEOUT=100ms "$build/tools/weir" run -n 2 -- sh /tmp/rank "$build/perf/weir_perf" put_bw \
+        -s 256K -n 64 -w 1 >/tmp/long 2>&1 || { cat /tmp/long; exit 1; }
+    grep 'packets are lost on the way' /tmp/long || { cat /tmp/long; echo "nobody saw that packets were lost"; exit 1; }
+    tail -n 1 /tmp/long
     for link in weirv0 weirv1; do tc qdisc replace dev $link root netem loss 10%; done
     WEIR_VERBS_RETRY=1 "$build/tools/weir" run -n 2 -- sh /tmp/rank "$build/perf/weir_perf" put_bw -s 256K -n 256 -w 1 2>&1 |
         grep "loses too many packets (targets told of [1-9][0-9]* gaps so far)" || { echo "no word of a lossy path"; exit 1; }

@@ -46,6 +46,7 @@ void wi_verbs_keepalive(struct verbs_iface *iface, uint64_t now_ns)
         return;
     uint32_t slices = due < SLICES ? (uint32_t)due : SLICES;
     iface->kept_ns += due * slice_ns;
+    wi_verbs_gaps_look(iface);
     if (wi_verbs_port_pauses(iface, now_ns))
         return;
     for (uint32_t n = share(iface->eps_room, slices, &iface->kept_eps_rest); n > 0; n--) {

@@ -76,7 +76,7 @@ static weir_status open_steps(struct verbs_iface *iface)
     weir_status status = wi_verbs_device_open(&iface->device, &iface->choice);
     if (status != WEIR_OK)
         return status;
-    iface->gaps_before = wi_verbs_gaps(&iface->choice);
+    iface->gaps_before = iface->gaps_seen = wi_verbs_gaps(&iface->choice);
     iface->cq_room = iface->device.cq_depth - iface->device.srq_depth;
     iface->srq_used = iface->device.srq_depth;
     status = wi_verbs_receives_post(iface);

@@ -309,6 +309,8 @@ struct verbs_iface {
     uint64_t port_down_ns; /* since when */
     char lost[64];               /* what has become of the device, "": nothing */
     uint64_t gaps_before;        /* that targets told of before it was opened */
+    uint64_t gaps_seen;          /* and by the last look */
+    uint32_t lossy_looks;        /* that packets count as being lost for */
     const weir_exchange *exchange; /* what connections are made through; NULL: the connection manager */
     bool exchange_over;            /* it has failed */
     uint32_t offers_taken; /* places of its queue that were seen, */
@@ -566,6 +568,9 @@ void wi_verbs_queue_end(struct verbs_ep *ep, weir_status status);
 
 /* An operation ended well: `sequence` and all before it. False: not so, the endpoint has failed. */
 bool wi_verbs_queue_retire(struct verbs_ep *ep, uint32_t sequence);
+
+/* Looks whether packets get lost, now and then, and shortens writes while they do (gaps.c). */
+void wi_verbs_gaps_look(struct verbs_iface *iface);
 
 /* The longest single write on a connection that is up. */
 uint64_t wi_verbs_longest_write(const struct verbs_ep *ep);
