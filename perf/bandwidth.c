@@ -21,7 +21,7 @@ typedef weir_status verify_fn(struct pair *pair, struct process *process, uint64
 /* One kind of operation. */
 struct stream {
     post_fn *post;
-    bool each;      /* every operation has a completion; else the last of a half window ends those before it */
+    bool each;      /* every operation has a completion; else the last of a half window, on each way, ends those before it */
     bool reads;     /* data comes from the partner */
     bool unlike;    /* it moves no data of the user's from memory to memory */
     verify_fn *verify; /* NULL: there is nothing to count */
@@ -32,28 +32,28 @@ struct stream {
 static weir_status post_put(struct pair *pair, struct process *process, size_t size, weir_comp *comp)
 {
     (void)process;
-    return weir_put(pair->ep, pair->source, pair->source_mem, size, pair->remote, pair->rkey, comp);
+    return weir_put(pair->way->ep, pair->source, pair->source_mem, size, pair->remote, pair->way->rkey, comp);
 }
 
 /* The second signal of the pair: the first one tells the end. */
 static weir_status post_put_signal(struct pair *pair, struct process *process, size_t size, weir_comp *comp)
 {
     (void)process;
-    return weir_put_signal(pair->ep, pair->source, pair->source_mem, size, pair->remote, pair->rkey,
+    return weir_put_signal(pair->way->ep, pair->source, pair->source_mem, size, pair->remote, pair->way->rkey,
                            pair->partner_signal + 1, comp);
 }
 
 static weir_status post_get(struct pair *pair, struct process *process, size_t size, weir_comp *comp)
 {
     (void)process;
-    return weir_get(pair->ep, pair->source, pair->source_mem, size, pair->remote, pair->rkey, comp);
+    return weir_get(pair->way->ep, pair->source, pair->source_mem, size, pair->remote, pair->way->rkey, comp);
 }
 
 static weir_status post_fetch_add(struct pair *pair, struct process *process, size_t size, weir_comp *comp)
 {
     (void)size;
     uint64_t value = process->options->self_test && pair->posted == SPOILT ? 2 : 1;
-    return weir_fetch_add(pair->ep, value, (uint64_t *)(void *)pair->source, pair->source_mem, pair->remote, pair->rkey, comp);
+    return weir_fetch_add(pair->way->ep, value, (uint64_t *)(void *)pair->source, pair->source_mem, pair->remote, pair->way->rkey, comp);
 }
 
 /* Messages have no completion of their own: the data is copied before the call returns. */
@@ -94,9 +94,12 @@ static weir_status post_half(struct pair *pair, struct process *process, const s
                              size_t half, weir_comp *comp)
 {
     weir_status status = WEIR_OK;
+    size_t ways = process->options->ways;
     for (size_t i = 0; i < half && status == WEIR_OK; i++) {
-        status = stream->post(pair, process, size, stream->each || i + 1 == half ? comp : NULL);
+        status = stream->post(pair, process, size, stream->each || i + ways >= half ? comp : NULL);
         pair->posted++;
+        if (++pair->way == pair->ways + ways)
+            pair->way = pair->ways;
     }
     return status;
 }
@@ -147,8 +150,8 @@ static weir_status pump(struct pair *pair, struct process *process, const struct
             p->samples[p->done] = now - last;
         last = now;
     }
-    if (status == WEIR_OK)
-        status = weir_flush(pair->ep, &flushed);
+    for (size_t i = 0; i < process->options->ways && status == WEIR_OK; i++)
+        status = weir_flush(pair->ways[i].ep, &flushed);
     if (status == WEIR_OK)
         status = weir_wait(process->ctx, &flushed, -1);
     p->elapsed_s = now_s() - start;

@@ -71,13 +71,17 @@ static bool fit_ranks(const struct options *options)
 bool options_fit(struct options *options)
 {
     const struct benchmark *benchmark = options->benchmark;
-    if ((options->both || options->duration_s > 0.0 || options->window > 0) && !streams(benchmark))
-        return no(options, "-b, -D and -q are for the *_bw benchmarks");
+    if ((options->both || options->duration_s > 0.0 || options->window > 0 || options->ways > 0) && !streams(benchmark))
+        return no(options, "-b, -D, -t and -q are for the *_bw benchmarks");
     if (options->window == 0)
         options->window = 128;
+    if (options->ways == 0)
+        options->ways = 1;
+    if (options->ways > 1 && strcmp(benchmark->name, "send_bw") == 0)
+        return no(options, "-q: messages are counted in their order, which is that of one endpoint");
     if (options->both && strcmp(benchmark->name, "send_bw") == 0)
         return no(options, "-b: messages wait for somebody who takes them; one side has to");
-    if (options->compare && (options->both || options->duration_s > 0.0 || options->ordinary || options->json ||
+    if (options->compare && (options->both || options->duration_s > 0.0 || options->ordinary || options->json || options->ways > 1 ||
                              options->ranks != benchmark->ranks))
         return no(options, "--compare takes -s, -a, -n and -d alone; perf/compare has --json");
     return fit_sizes(options) && fit_ranks(options);

@@ -15,7 +15,8 @@ static const char usage[] =
     "  -n, --iterations N    a size (default by size, 20 to 10000); *_bw: in whole halves of the window\n"
     "  -w, --warmup N        not counted (default a tenth)\n"
     "  -D, --duration TIME   *_bw: measure for so long, e.g. 5s, instead of by iterations\n"
-    "  -q, -t, --window N    *_bw: operations in flight (default 128; perftest calls it --tx-depth)\n"
+    "  -t, --window N        *_bw: operations in flight (default 128; perftest calls it --tx-depth)\n"
+    "  -q, --qp N            *_bw: endpoints (queue pairs) to the partner, used in turn (default 1)\n"
     "  -b, --both            *_bw: both sides of a pair send at once; the sum is reported\n"
     "  -d, --device DEVICE   over verbs and this RDMA device, e.g. mlx5_0:1, or list of devices, as if WEIR_DEVICE,\n"
     "                        WEIR_TRANSPORT=verbs and WEIR_INTRANODE=off were set, where the latter are not\n"
@@ -49,7 +50,9 @@ static const struct option long_options[] = {
     {"all", no_argument, NULL, 'a'},
     {"iterations", required_argument, NULL, 'n'},
     {"warmup", required_argument, NULL, 'w'},
-    {"window", required_argument, NULL, 'q'},
+    {"window", required_argument, NULL, 't'},
+    {"tx-depth", required_argument, NULL, 't'},
+    {"qp", required_argument, NULL, 'q'},
     {"ranks", required_argument, NULL, 'r'},
     {"servers", required_argument, NULL, OPT_SERVERS},
     {"threads", required_argument, NULL, OPT_THREADS},
@@ -127,6 +130,13 @@ static int parse_sizes(struct options *options, char *text)
             return result;
     }
     return options->size_count > 0 ? 0 : bad("-s", "", "no size given; use e.g. 64K");
+}
+
+static int parse_all_sizes(struct options *options)
+{
+    char all[] = "1..4M";
+    options->all = true;
+    return parse_sizes(options, all);
 }
 
 static int parse_operation(struct options *options, const char *text)
@@ -214,18 +224,16 @@ static int parse_one(struct options *options, int option, char *text)
     case 's':
         options->all = false;
         return parse_sizes(options, text);
-    case 'a': {
-        char all[] = "1..4M";
-        options->all = true;
-        return parse_sizes(options, all);
-    }
+    case 'a':
+        return parse_all_sizes(options);
     case 'n':
         return parse_count("-n", text, 1, 100000000, &options->iterations);
     case 'w':
         return parse_count("-w", text, 1, 100000000, &options->warmup);
-    case 'q':
     case 't':
-        return parse_count("-q", text, 1, 100000, &options->window);
+        return parse_count("-t", text, 1, 100000, &options->window);
+    case 'q':
+        return parse_count("-q", text, 1, WAYS_MAX, &options->ways);
     case 'r':
         result = parse_count("-r", text, 1, RANKS_MAX, &number);
         options->ranks = (int)number;

@@ -53,6 +53,28 @@ static bool writes_by_itself(const weir_ep *ep)
     return strcmp(attr.transport, "shm") == 0;
 }
 
+/* One endpoint after the other: the first has met the partner before the second begins. */
+static weir_status open_ways(struct pair *pair, struct process *process, const struct hello *theirs)
+{
+    weir_status status = WEIR_OK;
+    pair->way = pair->ways;
+    for (size_t i = 0; i < process->options->ways && status == WEIR_OK; i++) {
+        struct way *way = &pair->ways[i];
+        status = weir_ep_create(process->ctx, theirs->address, theirs->address_len, &way->ep);
+        if (status == WEIR_OK)
+            status = weir_ep_wait_ready(way->ep, -1);
+        if (status == WEIR_OK && i == 0) {
+            pair->ep = way->ep;
+            pair->shares_memory = writes_by_itself(way->ep);
+            status = pair_meet(pair, process);
+        }
+        if (status == WEIR_OK)
+            status = weir_rkey_import(way->ep, theirs->key, theirs->key_len, &way->rkey);
+    }
+    pair->rkey = pair->ways[0].rkey;
+    return status;
+}
+
 weir_status pair_init(struct pair *pair, struct process *process)
 {
     *pair = (struct pair){.room = largest(process->options)};
@@ -83,15 +105,7 @@ weir_status pair_init(struct pair *pair, struct process *process)
         const struct hello *theirs = &all[pair->partner];
         pair->remote = theirs->buffer;
         pair->partner_signal = theirs->signal;
-        status = weir_ep_create(process->ctx, theirs->address, theirs->address_len, &pair->ep);
-        if (status == WEIR_OK)
-            status = weir_ep_wait_ready(pair->ep, -1);
-        if (status == WEIR_OK)
-            pair->shares_memory = writes_by_itself(pair->ep);
-        if (status == WEIR_OK)
-            status = pair_meet(pair, process);
-        if (status == WEIR_OK)
-            status = weir_rkey_import(pair->ep, theirs->key, theirs->key_len, &pair->rkey);
+        status = open_ways(pair, process, theirs);
     }
     free(all);
     return status;
@@ -103,8 +117,10 @@ void pair_fini(struct pair *pair, struct process *process)
     weir_comp flushed = WEIR_COMP_INIT; /* outlives a wait that runs out of time, until the endpoint is closed */
     if (pair->ep && weir_ep_status(pair->ep) == WEIR_OK && weir_flush(pair->ep, &flushed) == WEIR_OK)
         weir_wait(process->ctx, &flushed, -1);
-    weir_rkey_destroy(pair->rkey);
-    weir_ep_close(pair->ep);
+    for (size_t i = 0; i < WAYS_MAX; i++) {
+        weir_rkey_destroy(pair->ways[i].rkey);
+        weir_ep_close(pair->ways[i].ep);
+    }
     free(pair->unregistered);
     if (process->options->ordinary) {
         weir_mem_deregister(pair->mem);

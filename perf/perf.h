@@ -6,7 +6,7 @@
 
 #include <stdbool.h>
 
-enum { SIZES_MAX = 64, RANKS_MAX = 256 }; /* and as many servers */
+enum { SIZES_MAX = 64, RANKS_MAX = 256 /* and as many servers */, WAYS_MAX = 64 };
 
 #define GID_BY_ROUTE SIZE_MAX
 
@@ -20,6 +20,7 @@ struct options {
     size_t window;     /* operations in flight; 0: not said */
     const char *device; /* of -d */
     size_t gid;         /* index of its GID, or GID_BY_ROUTE */
+    size_t ways;       /* endpoints to the partner; 0: not said */
     int ranks;         /* local processes to start when no launcher did */
     int servers;
     int threads;       /* pool: at most; 0: 2 */
@@ -43,10 +44,17 @@ struct process {
     int rank, ranks;
 };
 
-/* The two ends of a point-to-point benchmark: rank i of the first half is paired with i of the second. */
-struct pair {
+/* An endpoint to the partner, with a key of its own. */
+struct way {
     weir_ep *ep;
     weir_rkey *rkey;
+};
+
+/* The two ends of a point-to-point benchmark: rank i of the first half is paired with i of the second. */
+struct pair {
+    weir_ep *ep;     /* of the first way */
+    weir_rkey *rkey;
+    struct way ways[WAYS_MAX], *way; /* -q: streams take one after the other; the next one */
     uint64_t remote;       /* the partner's buffer */
     unsigned char *buffer; /* ours: first half is written to by the partner, second half is what we send */
     unsigned char *source;

@@ -100,14 +100,17 @@ void report_begin(const struct process *process)
     weir_ctx_query(process->ctx, &attr);
     const struct options *options = process->options;
     if (options->json) {
-        printf("{\"benchmark\": \"%s\", \"operation\": \"%s\", \"ranks\": %d, \"servers\": %d, \"network\": \"%s\", "
+        printf("{\"benchmark\": \"%s\", \"operation\": \"%s\", \"ranks\": %d, \"servers\": %d, \"endpoints\": %zu, \"network\": \"%s\", "
                "\"intranode\": \"%s\", \"device\": \"%s\", \"results\": [",
                options->benchmark->name, options->operation ? options->operation : "", process->ranks,
-               weir_boot_servers(process->boot), attr.network, attr.intranode, attr.device);
+               weir_boot_servers(process->boot), options->ways, attr.network, attr.intranode, attr.device);
         return;
     }
-    printf("# %s%s%s, %d ranks, network %s, intranode %s%s%s\n", options->benchmark->name,
-           options->operation ? " " : "", options->operation ? options->operation : "", process->ranks, attr.network,
+    char ways[32] = "";
+    if (options->ways > 1)
+        snprintf(ways, sizeof(ways), ", %zu endpoints a pair", options->ways);
+    printf("# %s%s%s, %d ranks%s, network %s, intranode %s%s%s\n", options->benchmark->name,
+           options->operation ? " " : "", options->operation ? options->operation : "", process->ranks, ways, attr.network,
            attr.intranode, attr.device[0] ? ", device " : "", attr.device);
     printf("%12s %10s %12s %12s %12s %10s %10s %10s %10s\n", "bytes", "iterations", "min us", "median us", "p99 us",
            "GB/s", "bus GB/s", "all GB/s", "all Mop/s");

@@ -38,7 +38,7 @@ static void benchmark(int count, char **words)
     for (int i = 0; i < options.size_count; i++)
         check(options.sizes[i] >= 1 && options.sizes[i] <= (size_t)1 << 36);
     check(options.iterations <= 100000000 && options.warmup <= 100000000);
-    check(options.window <= 100000 && (options.gid <= 65535 || options.gid == GID_BY_ROUTE));
+    check(options.window <= 100000 && options.ways <= WAYS_MAX && (options.gid <= 65535 || options.gid == GID_BY_ROUTE));
     check(options.ranks >= 1 && options.ranks <= 256 && options.servers >= 0 && options.servers <= 256);
     check(options.threads >= 0 && options.threads <= 64 && options.duration_s >= 0 && options.duration_s <= 3600);
 }

@@ -71,6 +71,14 @@ class WeirPerf(unittest.TestCase):
             self.result("fetch_add_bw", *arguments)
             self.result("fetch_add_bw", "-b", *arguments)
 
+    def test_several_endpoints(self):
+        for benchmark in ("put_bw", "put_signal_bw", "get_bw", "fetch_add_bw"):
+            for arguments in (["-q", "2"], ["-q", "64", "-t", "8", "-b"]): # more than there are operations in flight
+                done = perf(benchmark, "-n", "1000", "-s", "8", "--json", *arguments)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertEqual(json.loads(done.stdout)["endpoints"], int(arguments[1]))
+        self.assertIn("2 endpoints a pair", perf("put_bw", "-n", "10", "-s", "8", "-q", "2").stdout)
+
     def test_iterations(self):
         for count in (1, 2, 100, 1000):
             row = self.result("put_bw", "-s", "8", "-n", str(count))["results"][0]
@@ -97,7 +105,9 @@ class WeirPerf(unittest.TestCase):
 
     def test_over_a_network(self):
         for benchmark in PAIRS:
-            window = ["-q", "8"] if benchmark.endswith("_bw") else []
+            window = ["-t", "8", "-q", "3"] if benchmark.endswith("_bw") else []
+            if benchmark == "send_bw":
+                window = window[:2]
             self.result(benchmark, "-n", "40", "-s", "8", *window, WEIR_TRANSPORT="ucx", WEIR_INTRANODE="off", UCX_TLS="tcp,self")
 
     def test_many_pairs_and_both_sides_are_summed(self):
@@ -128,6 +138,7 @@ class WeirPerf(unittest.TestCase):
                                 (["put_bw", "--bogus"], "unrecognized"), ([], "no benchmark given"),
                                 (["put_bw", "-s", "12Q"], "not a size"), (["put_bw", "-r", "3"], "even number"),
                                 (["put_lat", "-D", "1s"], "*_bw"), (["get_lat", "-b"], "*_bw"), (["get_lat", "-q", "8"], "*_bw"),
+                                (["get_lat", "-t", "8"], "*_bw"), (["send_bw", "-q", "2"], "one endpoint"), (["put_bw", "-q", "65"], "1 to 64"),
                                 (["put_lat", "-x", "a"], "use a number"), (["put_lat", "-x", "1", "-d", "a:1,b:1"], "one device"),
                                 (["put_lat", "-x", "1", "-d", "no_such_device"], "no such GID")):
             done = perf(*arguments)
