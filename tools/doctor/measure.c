@@ -10,7 +10,7 @@ enum { LATENCY_ROUNDS = 1000, LATENCY_WARMUP = 50, CLOCK_ROUNDS = 32 };
 
 static const double MEASURE_S = 1.0; /* a stage ends after so long, even when it has not done all rounds */
 static const size_t WRITE_BYTES = 256u << 20;
-static const uint64_t LAST_WORD = ~0ull;
+static const uint32_t LAST_WORD = ~0u;
 
 double peer_now_s(void)
 {
@@ -27,21 +27,27 @@ static int by_value(const void *a, const void *b)
 
 /* ---- Latency ----------------------------------------------------------------------------------------------------- */
 
-static weir_status put_word(struct peer *peer, uint64_t word)
+/*
+ * A word travels twice in 8 bytes, and has arrived when both are there: of a write only its last byte is known to land last,
+ * and soft-RoCE copies byte by byte, where a reader may look in between.
+ */
+static weir_status put_word(struct peer *peer, uint32_t word)
 {
     unsigned char *source = peer->source + PEER_BUFFER;
-    memcpy(source, &word, sizeof(word));
-    return weir_put(peer->ep, source, peer->source_mem, sizeof(word), peer->remote + PEER_BUFFER, peer->rkey, NULL);
+    uint64_t twice = (uint64_t)word << 32 | word;
+    memcpy(source, &twice, sizeof(twice));
+    return weir_put(peer->ep, source, peer->source_mem, sizeof(twice), peer->remote + PEER_BUFFER, peer->rkey, NULL);
 }
 
 /* Waits until the peer has written another word than `last`. */
-static weir_status wait_word(struct peer *peer, uint64_t last, uint64_t *word)
+static weir_status wait_word(struct peer *peer, uint32_t last, uint32_t *word)
 {
     const uint64_t *window = (const uint64_t *)(void *)(peer->window + PEER_BUFFER);
     double give_up = peer_now_s() + peer->timeout_ms / 1e3;
     for (unsigned turn = 1;; turn++) {
-        *word = __atomic_load_n(window, __ATOMIC_ACQUIRE);
-        if (*word != last)
+        uint64_t twice = __atomic_load_n(window, __ATOMIC_ACQUIRE);
+        *word = (uint32_t)twice;
+        if (*word != last && *word == twice >> 32)
             return WEIR_OK;
         weir_progress(peer->ctx);
         if (turn % 64)
@@ -50,14 +56,15 @@ static weir_status wait_word(struct peer *peer, uint64_t last, uint64_t *word)
         if (status != WEIR_OK)
             return status;
         if (turn % 4096 == 0 && peer_now_s() > give_up)
-            return peer_error(peer, WEIR_ERR_TIMEOUT, "8 bytes written by the peer did not arrive in time");
+            return peer_error(peer, WEIR_ERR_TIMEOUT, "8 bytes written by the peer did not arrive in time%s",
+                              *word == twice >> 32 ? "" : ", or changed");
         sched_yield(); /* both sides may share a processor */
     }
 }
 
 static weir_status echo_words(struct peer *peer)
 {
-    uint64_t word = 0;
+    uint32_t word = 0;
     weir_status status = WEIR_OK;
     while (status == WEIR_OK && word != LAST_WORD) {
         status = wait_word(peer, word, &word);
@@ -69,10 +76,10 @@ static weir_status echo_words(struct peer *peer)
 
 static weir_status time_words(struct peer *peer, double *samples, size_t *count)
 {
-    uint64_t back = 0;
+    uint32_t back = 0;
     double start = peer_now_s(), last = start;
     weir_status status = WEIR_OK;
-    for (uint64_t round = 1; status == WEIR_OK && round <= LATENCY_WARMUP + LATENCY_ROUNDS; round++) {
+    for (uint32_t round = 1; status == WEIR_OK && round <= LATENCY_WARMUP + LATENCY_ROUNDS; round++) {
         status = put_word(peer, round);
         if (status == WEIR_OK)
             status = wait_word(peer, round - 1, &back);
