@@ -159,8 +159,8 @@ void wi_shm_mappings_trim(struct shm_peer *peer, bool all)
 /* A peer's files close when it dies, which looks as if it had given the memory back. */
 static weir_status map_error(struct shm_ep *ep, const char *what)
 {
-    bool not_there = errno == ENOENT || errno == ESRCH || errno == ENXIO || errno == ESTALE;
     int cause = errno;
+    bool not_there = wi_shm_is_not_there(cause);
     if (not_there && wi_shm_peer_has_left(ep->peer))
         return wi_shm_ep_left(ep);
     return wi_error(cause == EMFILE || cause == ENFILE ? WEIR_ERR_LIMIT : WEIR_ERR_KEY,

@@ -129,7 +129,7 @@ int wi_shm_open_fd(int pid, int fd, mode_t type, uint64_t inode, struct stat *in
 
 static weir_status open_error(int pid)
 {
-    if (errno == ENOENT || errno == ESRCH || errno == ESTALE || errno == ENXIO)
+    if (wi_shm_is_not_there(errno))
         return wi_error(WEIR_ERR_PEER_UNREACHABLE, "process %d has ended or has closed its context", pid);
     if (errno == EACCES || errno == EPERM)
         return wi_error(

@@ -17,6 +17,7 @@
 
 #include <weir/status.h>
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -119,5 +120,11 @@ void wi_shm_ring_unmap(struct shm_ring *ring);
  * it is something else.
  */
 int wi_shm_open_fd(int pid, int fd, mode_t type, uint64_t inode, struct stat *info);
+
+/* Does the error of opening a file of another process say that it is not there any more? */
+static inline bool wi_shm_is_not_there(int error)
+{
+    return error == ENOENT || error == ESRCH || error == ENXIO || error == ESTALE;
+}
 
 #endif
