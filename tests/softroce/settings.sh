@@ -7,8 +7,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export WEIR_TRANSPORT=verbs WEIR_INTRANODE=off WEIR_LOG=debug
 
+options= # further ones of weir_perf
+
 # run NAME=VALUE... : the lines about the queue pairs of two ranks that exchange something
-options=
 run() {
     # shellcheck disable=SC2086 # several options
     env "$@" "$build/tools/weir" run -n 2 -- "$build/perf/weir_perf" put_bw -s 8 -n 10 -w 1 $options >"$work/out" 2>&1 ||
@@ -52,7 +53,7 @@ index_of() {
     grep -li "$1" /sys/class/infiniband/rxe0/ports/1/gids/* | head -1 | sed 's,.*/,,'
 }
 options="-d rxe0:1 -x $(index_of 'fd77:0000:0000:0000:0000:0000:0000:0001')"
-run A=
+run
 all "GID [0-9]* (fd77::1)"
 options="-d rxe0 -x $(index_of '0000:0000:0000:0000:0000:ffff:')"
 run WEIR_INTERFACE=fd77::1
