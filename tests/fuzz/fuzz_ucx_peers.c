@@ -141,6 +141,12 @@ void ucp_ep_print_info(ucp_ep_h ep, FILE *stream)
     fputs("#                 lane[0]:  0:tcp/lo.0 md[0] -> md[0]/tcp/sysdev[255] rma_bw#0 am am_bw#0\n", stream);
 }
 
+void ucp_context_print_info(const ucp_context_h context, FILE *stream)
+{
+    (void)context;
+    fputs("#      resource 1  :  md 1  dev 1  flags -- tcp/lo\n", stream);
+}
+
 ucs_status_t ucp_mem_map(ucp_context_h context, const ucp_mem_map_params_t *params, ucp_mem_h *mem)
 {
     (void)context;

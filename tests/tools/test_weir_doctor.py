@@ -86,9 +86,14 @@ class Called(unittest.TestCase):
                 if text:
                     secret.write_text(text, encoding="ascii")
                     secret.chmod(mode)
-                report = doctor("--no-trial", WEIR_SECRET_FILE=str(secret))
+                report = doctor("--no-trial", WEIR_SECRET_FILE=str(secret), WEIR_TRANSPORT="shm")
                 self.assertEqual((report.level("secret"), report.status), (level, level == "fail"), report.text("secret"))
             self.assertIn("No such file or directory -> ", report.text("secret"))
+            secret.write_text("x" * 32, encoding="ascii")
+            secret.chmod(0o600)
+            report = doctor("--no-trial", WEIR_SECRET_FILE=str(secret), WEIR_TRANSPORT="ucx")
+            self.assertEqual((report.level("secret"), report.status), ("note", 0), report.text("secret"))
+            self.assertIn("UCX's own TCP ports ask nobody for the secret", report.text("secret"))
         for value, level in (("999", "fail"), ("0", "ok"), ("off", None)):
             self.assertEqual(doctor("--no-trial", WEIR_NUMA=value).level("numa"), level, value)
 

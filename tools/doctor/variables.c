@@ -22,6 +22,10 @@ void check_secret(struct doctor *doctor)
                    path);
     else
         doctor_say(doctor, DOCTOR_OK, "WEIR_SECRET_FILE=%s can be read", path);
+    if (doctor->ucx == DOCTOR_NEEDED)
+        doctor_say(doctor, DOCTOR_NOTE,
+                   "UCX's own TCP ports ask nobody for the secret: who speaks UCX's protocols there may do harm -> let none but "
+                   "the job's hosts reach this one (firewall)");
 }
 
 void check_numa(struct doctor *doctor)

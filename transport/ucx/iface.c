@@ -22,22 +22,15 @@ static struct wi_ucx_iface *ucx_iface(struct wi_iface *iface)
 
 /* ---- Opening and closing ---- */
 
-static weir_status make_context(const char *bind_address, unsigned char *family, ucp_context_h *context)
+static weir_status init(bool ipv6, uint64_t features, ucp_context_h *context)
 {
     ucp_config_t *config;
-    struct sockaddr_storage address;
-    weir_status status = wi_ucx_room(WI_UCX_CONTEXT_ROOM, "a context");
-    if (status == WEIR_OK)
-        status = wi_ucx_bind_address(bind_address, &address);
-    if (status != WEIR_OK)
-        return status;
-    *family = address.ss_family == AF_INET6 ? 6 : 4;
-    status = wi_ucx_settings(*family == 6, &config);
+    weir_status status = wi_ucx_settings(ipv6, &config);
     if (status != WEIR_OK)
         return status;
     ucp_params_t params = {
         .field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME,
-        .features = UCP_FEATURE_RMA | UCP_FEATURE_AM | UCP_FEATURE_WAKEUP,
+        .features = features,
         .name = "weir",
     };
     ucs_status_t result = ucp_init(&params, config, context);
@@ -46,6 +39,28 @@ static weir_status make_context(const char *bind_address, unsigned char *family,
     if (result == UCS_OK)
         return WEIR_OK;
     return wi_ucx_error(result, "no usable transport (`ucx_info -d` lists those there are)");
+}
+
+/*
+ * A context that has UCX's memory access lets whoever connects read and write all of the process: where the network cannot,
+ * UCX 1.13 does it by messages that name an address, and asks for no key (ucp/rma/rma_sw.c). Weir's own messages do ask for
+ * one, so it is switched on only where RDMA may carry operations.
+ */
+static weir_status make_context(const char *bind_address, unsigned char *family, ucp_context_h *context)
+{
+    const uint64_t messages = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
+    struct sockaddr_storage address;
+    weir_status status = wi_ucx_room(WI_UCX_CONTEXT_ROOM, "a context");
+    if (status == WEIR_OK)
+        status = wi_ucx_bind_address(bind_address, &address);
+    if (status != WEIR_OK)
+        return status;
+    *family = address.ss_family == AF_INET6 ? 6 : 4;
+    status = init(*family == 6, messages, context);
+    if (status != WEIR_OK || !wi_ucx_lanes_may_be_rdma(*context))
+        return status;
+    ucp_cleanup(*context);
+    return init(*family == 6, messages | UCP_FEATURE_RMA, context);
 }
 
 static weir_status ucx_probe(void)

@@ -7,6 +7,7 @@
  *
  * UCX tells lanes in the text of ucp_ep_print_info() alone. "lane[2]: 5:rc_verbs/rxe0:1.0 ... am am_bw#0" carries
  * active messages, "put[2]: ..." remote memory access. Text that we do not understand means to emulate, or to fence.
+ * Which transports a context has is in the text of ucp_context_print_info(): "resource 1 : md 1 dev 1 flags -- tcp/eth0".
  */
 #include "core/log.h"
 #include "transport/ucx/ucx.h"
@@ -31,15 +32,21 @@ static bool has_word(const char *line, const char *word)
     return false;
 }
 
-static void read_line(struct lanes *lanes, const char *line)
+static bool is_rdma(const char *device)
 {
+    return strncmp(device, "rc_", 3) == 0 || strncmp(device, "dc_", 3) == 0;
+}
+
+static void read_lane(void *arg, const char *line)
+{
+    struct lanes *lanes = arg;
     int lane;
     char device[sizeof(lanes->device)];
     const char *at;
     if ((at = strstr(line, "lane[")) && sscanf(at, "lane[%d]: %*d:%63s", &lane, device) == 2 && lane >= 0 &&
         lane < 32) {
         wi_debug("UCX: %s", at);
-        if (strncmp(device, "rc_", 3) == 0 || strncmp(device, "dc_", 3) == 0)
+        if (is_rdma(device))
             lanes->rdma |= 1u << lane;
         lanes->shared |= strstr(device, "/memory") != NULL; /* sysv, posix, xpmem */
         if (has_word(at, "am")) {
@@ -51,22 +58,62 @@ static void read_line(struct lanes *lanes, const char *line)
     }
 }
 
-/* False: the text could not be had, or tells no lane for active messages. */
-static bool read_lanes(ucp_ep_h ucp, struct lanes *lanes)
+typedef void print_fn(const void *object, FILE *stream);
+typedef void read_fn(void *found, const char *line);
+
+static void print_endpoint(const void *ucp, FILE *stream)
+{
+    ucp_ep_print_info((ucp_ep_h)(uintptr_t)ucp, stream);
+}
+
+static void print_context(const void *context, FILE *stream)
+{
+    ucp_context_print_info((ucp_context_h)(uintptr_t)context, stream);
+}
+
+/* Hands all lines of what UCX prints to `read`. False: the text could not be had. */
+static bool read_text(print_fn *print, const void *object, read_fn *read, void *found)
 {
     char *text = NULL;
     size_t size = 0;
-    *lanes = (struct lanes){.am = -1};
     FILE *stream = open_memstream(&text, &size);
     if (!stream)
         return false;
-    ucp_ep_print_info(ucp, stream);
+    print(object, stream);
     bool complete = fclose(stream) == 0 && text;
     char *rest = text;
     for (char *line; complete && (line = strsep(&rest, "\n"));)
-        read_line(lanes, line);
+        read(found, line);
     free(text);
-    return complete && lanes->am >= 0;
+    return complete;
+}
+
+/* False: the text could not be had, or tells no lane for active messages. */
+static bool read_lanes(ucp_ep_h ucp, struct lanes *lanes)
+{
+    *lanes = (struct lanes){.am = -1};
+    return read_text(print_endpoint, ucp, read_lane, lanes) && lanes->am >= 0;
+}
+
+struct transports {
+    bool any, rdma;
+};
+
+static void read_transport(void *arg, const char *line)
+{
+    struct transports *found = arg;
+    char device[64];
+    const char *at = strstr(line, "resource ");
+    if (!at || sscanf(at, "resource %*d : md %*d dev %*d flags %*s %63s", device) != 1)
+        return;
+    found->any = true;
+    found->rdma |= is_rdma(device);
+}
+
+bool wi_ucx_lanes_may_be_rdma(ucp_context_h context)
+{
+    struct transports found = {false, false};
+    return !read_text(print_context, context, read_transport, &found) || !found.any || found.rdma;
 }
 
 /* How much of a put fits into one packet of the lane for active messages. */

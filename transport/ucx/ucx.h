@@ -294,6 +294,7 @@ void wi_ucx_ep_serve(struct wi_ucx_ep *ep);
 bool wi_ucx_ep_watch(struct wi_ucx_ep *ep, uint64_t now_ns);
 void wi_ucx_lanes_check(struct wi_ucx_ep *ep);
 size_t wi_ucx_lanes_piece(ucp_ep_h ucp, bool *rdma); /* rdma: there may be RDMA lanes */
+bool wi_ucx_lanes_may_be_rdma(ucp_context_h context); /* of any peer */
 void wi_ucx_deferred_serve(struct wi_ucx_ep *ep);
 void wi_ucx_flushes_serve(struct wi_ucx_ep *ep);
 void wi_ucx_conn_greeted(struct wi_ucx_conn *conn, const struct wi_ucx_hello *hello);
