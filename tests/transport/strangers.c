@@ -1,7 +1,7 @@
 /*
- * Strangers at the ports that a context listens on: they connect many times and then say nothing, a byte, or much that is
- * no protocol, and stay. Whoever belongs to the job connects beside them, and what is connected goes on. (UCX keeps whoever
- * connects, so this holds while the process has descriptors left.)
+ * Strangers at the ports that a context listens on: they connect more often than the process has descriptors, and then say
+ * nothing, a byte, or much that is no protocol, and stay. Whoever belongs to the job connects beside them, and what is
+ * connected goes on.
  */
 #include "harness.h"
 #include "suite.h"
@@ -10,11 +10,12 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <cmocka.h>
 
-enum { TARGET, FRIEND, LATE, ATTACKER, RANKS, PORTS = 8, HELD = 120, LEN = 1000 };
+enum { TARGET, FRIEND, LATE, ATTACKER, RANKS, PORTS = 8, HELD = 200, DESCRIPTORS = 160, LEN = 1000 };
 
 /* Ports of this process's listeners. */
 static void publish_ports(struct rank *r)
@@ -31,16 +32,29 @@ static void publish_ports(struct rank *r)
     CHECK(count > 0);
 }
 
-static void knock(struct rank *r, uint16_t port, int number)
+/* What a stranger says: nothing, a byte, text, and numbers that a protocol may take for lengths. */
+static size_t words(unsigned number, unsigned char *data, size_t room)
 {
-    static const char words[2000] = "GET / HTTP/1.1\r\n";
+    static const unsigned char fills[] = {0, 0, 'A', 0, 0xff, 8};
+    size_t lens[] = {0, 1, room, 64, 64, 17};
+    unsigned kind = number % (sizeof(fills) / sizeof(fills[0]));
+    memset(data, fills[kind], lens[kind]);
+    if (kind == 5)
+        memset(data + 1, 0, lens[kind] - 1);
+    return lens[kind];
+}
+
+static void knock(struct rank *r, uint16_t port, unsigned number)
+{
+    unsigned char data[2000];
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     CHECK(fd >= 0);
     (void)connect(fd, (struct sockaddr *)&to, sizeof(to));
     sleep_us(500);
-    if (number % 3 > 0)
-        (void)send(fd, words, number % 3 == 1 ? 1 : sizeof(words), MSG_NOSIGNAL | MSG_DONTWAIT);
+    size_t len = words(number, data, sizeof(data));
+    if (len > 0)
+        (void)send(fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 static void attack(struct rank *r)
@@ -48,7 +62,7 @@ static void attack(struct rank *r)
     barrier(r);
     barrier(r); /* the friend is connected */
     for (int i = 0; i < PORTS && r->board->number[TARGET][i]; i++)
-        for (int number = 0; number < HELD; number++)
+        for (unsigned number = 0; number < HELD; number++)
             knock(r, (uint16_t)r->board->number[TARGET][i], number);
     barrier(r);
     barrier(r); /* all is written */
@@ -89,6 +103,10 @@ static void visit(struct rank *r)
 static void be_target(struct rank *r)
 {
     struct area area;
+    struct rlimit limit;
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    limit.rlim_cur = DESCRIPTORS;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
     rank_open(r, 0);
     area_make(r, &area, RANKS * LEN, true);
     publish(r, 0, area.mem, area.ptr, area.len);

@@ -31,11 +31,9 @@ static void deafen(int fd)
 static void shut_connection(int fd, void *arg)
 {
     struct shutting *shutting = arg;
-    int listens = 0;
-    socklen_t size = sizeof(listens);
-    if (wi_ucx_port_of(fd) != shutting->port || getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0)
+    if (wi_ucx_port_of(fd) != shutting->port)
         return;
-    if (listens) {
+    if (wi_ucx_listens(fd)) {
         deafen(fd);
         shutting->count += poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 0) > 0; /* one waits to be accepted */
     } else {

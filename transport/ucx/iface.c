@@ -13,6 +13,7 @@
 #include <sys/random.h>
 
 #define WATCH_NS    (10 * WI_NS_PER_MS)
+#define WATCH_TURNS 1024 /* of progress, between two looks at the clock for strangers */
 #define CLOSE_TURNS 1000 /* of progress, that ended connections get when the interface closes */
 
 static struct wi_ucx_iface *ucx_iface(struct wi_iface *iface)
@@ -133,6 +134,7 @@ static weir_status make_listener(struct wi_ucx_iface *iface)
     in_port_t port; /* at the same place for IPv4 and IPv6 */
     memcpy(&port, (const char *)&attr.sockaddr + offsetof(struct sockaddr_in, sin_port), sizeof(port));
     iface->port = ntohs(port);
+    wi_ucx_strangers_guard(iface);
     return WEIR_OK;
 }
 
@@ -286,6 +288,10 @@ static unsigned ucx_progress(struct wi_iface *base)
         wi_ucx_conn_accept(iface);
     if (!wi_list_empty(&iface->clocked) || iface->silence_looks > 0)
         watch_links(iface);
+    if (__builtin_expect(++iface->turns >= WATCH_TURNS, 0)) {
+        iface->turns = 0;
+        wi_ucx_strangers_watch(iface);
+    }
     if (!wi_list_empty(&iface->todo))
         events += serve_links(iface);
     return events;
@@ -310,9 +316,9 @@ static weir_status ucx_arm(struct wi_iface *base)
 }
 
 /* UCX takes what made the descriptor readable off itself, when it is armed again. */
-static void ucx_disarm(struct wi_iface *iface)
+static void ucx_disarm(struct wi_iface *base)
 {
-    (void)iface;
+    ucx_iface(base)->turns = WATCH_TURNS; /* turns do not tell how long it slept */
 }
 
 const struct wi_transport_ops wi_ucx_ops = {

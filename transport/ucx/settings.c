@@ -187,13 +187,24 @@ bool wi_ucx_shares_memory(void)
     return false;
 }
 
-bool wi_ucx_protocols_known(void)
+/* Of a version whose inside we know: 1.15 or earlier. */
+static bool inside_known(void)
 {
     unsigned major, minor, release;
     ucp_get_version(&major, &minor, &release);
+    return major == 1 && minor <= 15;
+}
+
+bool wi_ucx_protocols_known(void)
+{
     const char *chosen = wi_config_foreign("UCX_PROTO_ENABLE");
     bool old_protocols = !chosen || says_no(chosen);
-    return major == 1 && minor <= 15 && old_protocols;
+    return inside_known() && old_protocols;
+}
+
+bool wi_ucx_words_known(void)
+{
+    return inside_known();
 }
 
 weir_status wi_ucx_status(ucs_status_t status)

@@ -41,14 +41,6 @@ static uint16_t tcp_port_of(int fd)
     return option_of(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP ? wi_ucx_port_of(fd) : 0;
 }
 
-static bool has_port(const struct wi_ucx_ports *ports, uint16_t port)
-{
-    for (unsigned i = 0; i < ports->count; i++)
-        if (ports->port[i] == port)
-            return true;
-    return false;
-}
-
 /* Ports that are listened on, but for those of `without`. */
 struct search {
     struct wi_ucx_ports *ports;
@@ -59,10 +51,10 @@ static void add_listener(int fd, void *arg)
 {
     const struct search *search = arg;
     struct wi_ucx_ports *ports = search->ports;
-    if (ports->count == WI_UCX_PORTS || option_of(fd, SOL_SOCKET, SO_ACCEPTCONN) != 1)
+    if (ports->count == WI_UCX_PORTS || !wi_ucx_listens(fd))
         return;
     uint16_t port = tcp_port_of(fd);
-    if (port && !(search->without && has_port(search->without, port)))
+    if (port && !(search->without && wi_ucx_has_port(search->without, port)))
         ports->port[ports->count++] = port;
 }
 
@@ -75,12 +67,12 @@ void wi_ucx_silence_listeners(struct wi_ucx_ports *ports, const struct wi_ucx_po
 
 static bool is_of_ucx(int fd, const struct patience *patience)
 {
-    if (option_of(fd, IPPROTO_TCP, TCP_USER_TIMEOUT) != 0 || option_of(fd, SOL_SOCKET, SO_ACCEPTCONN) != 0)
+    if (option_of(fd, IPPROTO_TCP, TCP_USER_TIMEOUT) != 0 || wi_ucx_listens(fd))
         return false; /* not TCP, done already, or a listener */
     if (option_of(fd, SOL_SOCKET, SO_KEEPALIVE) == 1)
         return option_of(fd, IPPROTO_TCP, TCP_KEEPIDLE) == patience->idle_s &&
                option_of(fd, IPPROTO_TCP, TCP_KEEPINTVL) == patience->pause_s;
-    return has_port(patience->ports, tcp_port_of(fd));
+    return wi_ucx_has_port(patience->ports, tcp_port_of(fd));
 }
 
 static void bound(int fd, void *arg)

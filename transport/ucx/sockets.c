@@ -55,3 +55,10 @@ uint16_t wi_ucx_port_of(int fd)
     memcpy(&port, (const char *)&address + offsetof(struct sockaddr_in, sin_port), sizeof(port)); /* IPv6: same place */
     return ntohs(port);
 }
+
+bool wi_ucx_listens(int fd)
+{
+    int listens = 0;
+    socklen_t size = sizeof(listens);
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens;
+}

@@ -155,6 +155,14 @@ struct wi_ucx_ports {
     uint16_t port[WI_UCX_PORTS];
 };
 
+static inline bool wi_ucx_has_port(const struct wi_ucx_ports *ports, uint16_t port)
+{
+    for (unsigned i = 0; i < ports->count; i++)
+        if (ports->port[i] == port)
+            return true;
+    return false;
+}
+
 struct wi_ucx_iface {
     struct wi_iface base;
     ucp_context_h context;
@@ -182,6 +190,9 @@ struct wi_ucx_iface {
     unsigned silence_looks; /* at the process's connections that are still to be taken, see silence.c */
     uint64_t silence_ns;    /* when the last one was taken, and the pause after it */
     uint64_t silence_pause_ns;
+    uint32_t turns;             /* calls of progress() since the last look at strangers */
+    uint64_t strangers_ns;      /* when that was, */
+    uint64_t strangers_next_ns; /* and when the next one may be, see strangers.c */
 
     struct wi_ucx_slot *slots;
     struct wi_list *slot_free;
@@ -230,6 +241,7 @@ void wi_ucx_settings_done(void);                                 /* the context 
 weir_status wi_ucx_error(ucs_status_t status, const char *what); /* with UCX's own last words */
 weir_status wi_ucx_status(ucs_status_t status);
 bool wi_ucx_protocols_known(void); /* do we know how this UCX picks lanes? */
+bool wi_ucx_words_known(void);     /* and how the words of its connection manager look? */
 bool wi_ucx_shares_memory(void);   /* may it take shared memory? */
 
 /* WEIR_ERR_LIMIT: a limit on address space leaves less than that for `what` (room.c). */
@@ -240,6 +252,7 @@ void wi_ucx_descriptors(void (*each)(int fd, void *arg), void *arg);
 
 /* Our side's port of an IP socket; 0: it is something else. */
 uint16_t wi_ucx_port_of(int fd);
+bool wi_ucx_listens(int fd);
 
 /* Ends connections that the listener has accepted and UCX has not told us of; at most 10 ms (drain.c). */
 void wi_ucx_drain(struct wi_ucx_iface *iface);
@@ -252,6 +265,10 @@ uint64_t wi_ucx_probe_pause_ns(void);
 void wi_ucx_silence_listeners(struct wi_ucx_ports *ports, const struct wi_ucx_ports *without); /* of this process */
 void wi_ucx_silence_bound(struct wi_ucx_iface *iface); /* a connection was made: bound how long it may be silent */
 void wi_ucx_silence_watch(struct wi_ucx_iface *iface, uint64_t now_ns);
+
+/* ---- strangers.c ---- */
+void wi_ucx_strangers_guard(struct wi_ucx_iface *iface); /* it listens: from now on garbage does not reach UCX */
+void wi_ucx_strangers_watch(struct wi_ucx_iface *iface); /* ends connections that have said nothing */
 
 /* ---- address.c ---- */
 weir_status wi_ucx_address_write(const struct wi_ucx_iface *iface, unsigned char *buf, size_t *len);
