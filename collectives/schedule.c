@@ -87,8 +87,8 @@ void wi_schedule_init(struct wi_schedule *schedule, const struct wi_schedule_par
         init_ring(schedule, params);
 }
 
-/* Does the data of a small broadcast go from this place over link `link`? Rank at place p < 2^k has it before round k.
- */
+/* Does the data of a small broadcast go from this place over link `link`? Rank at place
+ * p < 2^k has it before round k. */
 static bool rides(const struct wi_schedule *s, uint32_t place, uint32_t link)
 {
     return s->pattern == WI_ROUNDS && s->count > 0 && place < (1u << link) && place + (1u << link) < s->ranks;

@@ -179,8 +179,7 @@ static void complain(const struct variable *var, const char *name, const char *t
         snprintf(sentence, size, "not a number; use %s", var->range);
 }
 
-/* ---- Unknown names ------------------------------------------------------------------------------------------------
- */
+/* ---- Unknown names ----------------------------------------------------------------------------------------------- */
 
 enum { NAME_MAX_LEN = 64 }; /* what is longer is cut */
 

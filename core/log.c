@@ -1,5 +1,5 @@
-/* The log: one line an event, written with one system call so that lines of several threads and processes do not mix.
- */
+/* The log: one line an event, written with one system call so that lines of several
+ * threads and processes do not mix. */
 #include "core/log.h"
 
 #include <errno.h>

@@ -47,8 +47,8 @@ static const struct unit *find_unit(const struct unit *units, const char *name)
     return NULL;
 }
 
-/* A plain decimal number, then a unit: no sign, exponent, blank. What is left below one byte or nanosecond is cut off.
- */
+/* A plain decimal number, then a unit: no sign, exponent, blank. What is left below one
+ * byte or nanosecond is cut off. */
 static bool parse_with_unit(const char *text, const struct unit *units, uint64_t *result)
 {
     const char *rest = text;

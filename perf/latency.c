@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Polls of the memory between two calls of progress: a target needs none of it for hardware, all of it for emulation.
- */
+/* Polls of the memory between two calls of progress: a target needs none of it for
+ * hardware, all of it for emulation. */
 enum { POLLS = 32, BOUND_CHECK = 1 << 20 };
 
 /* Leaves the core to the other thread on it, if there is one: it may be the partner's that writes. Not where a device

@@ -117,8 +117,8 @@ struct wi_ps_wait {
 /* WEIR_OK while the client works, else what ended it, with its sentence. */
 weir_status wi_ps_client_status(weir_ps_client *client);
 
-/* Ends the client with this thread's last error, or its cause (wi_ps_fail_job), and tells the job. Returns its status.
- */
+/* Ends the client with this thread's last error, or its cause (wi_ps_fail_job), and
+ * tells the job. Returns its status. */
 weir_status wi_ps_client_fail(weir_ps_client *client, weir_status status);
 
 /*

@@ -18,8 +18,8 @@ struct run_lines {
 /* In place; owns `source` until it has ended. */
 void run_lines_init(struct run_lines *lines, int source, int target, int rank);
 
-/* Passes on what has come; at the end also a last line without newline. False: the target cannot be written any more.
- */
+/* Passes on what has come; at the end also a last line without newline. False: the
+ * target cannot be written any more. */
 bool run_lines_pump(struct run_lines *lines);
 
 /* Gives up the source; passes on what is left of a line. */

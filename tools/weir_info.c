@@ -34,8 +34,7 @@ static void print_markdown_cell(const char *text)
         printf(*text == '|' ? "\\|" : "%c", *text);
 }
 
-/* ---- Processor ----------------------------------------------------------------------------------------------------
- */
+/* ---- Processor --------------------------------------------------------------------------------------------------- */
 
 struct feature {
     const char *name;
@@ -69,8 +68,7 @@ static size_t cpu_features(struct feature features[FEATURE_MAX])
     return count;
 }
 
-/* ---- weir info ----------------------------------------------------------------------------------------------------
- */
+/* ---- weir info --------------------------------------------------------------------------------------------------- */
 
 static const char *const transports[] = {"verbs", "ucx", "shm"};
 
@@ -129,8 +127,7 @@ static void print_machine(enum format format)
         print_machine_text(features, count);
 }
 
-/* ---- weir info --env ----------------------------------------------------------------------------------------------
- */
+/* ---- weir info --env --------------------------------------------------------------------------------------------- */
 
 static void print_variable_text(const weir_config_entry *entry)
 {

@@ -1,5 +1,5 @@
-/* `weir run`: starts the processes of a job on this host, passes on their output and signals, and ends them together.
- */
+/* `weir run`: starts the processes of a job on this host, passes on their output and
+ * signals, and ends them together. */
 #include "run_child.h"
 #include "run_lines.h"
 #include "weir_tool.h"

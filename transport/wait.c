@@ -35,8 +35,8 @@ static uint64_t bound_of(const struct weir_ctx *ctx, int timeout_ms)
     return timeout_ms < 0 ? ctx->timeout_ns : (uint64_t)timeout_ms * WI_NS_PER_MS;
 }
 
-/* The error of an endpoint that has ended since `failures_before`, WEIR_OK if none has: what a wait for it would miss.
- */
+/* The error of an endpoint that has ended since `failures_before`, WEIR_OK if none has:
+ * what a wait for it would miss. */
 static weir_status ended_since(weir_ctx *ctx, uint64_t failures_before)
 {
     weir_status status = WEIR_OK;

@@ -1,5 +1,5 @@
-/* Who comes late, not at all, twice or from elsewhere gets a sentence that names it; strangers do not disturb the job.
- */
+/* Who comes late, not at all, twice or from elsewhere gets a sentence that names it;
+ * strangers do not disturb the job. */
 #include "bootstrap/wire.h"
 #include "job.h"
 

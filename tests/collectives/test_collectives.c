@@ -19,8 +19,7 @@ static uint64_t mix(uint64_t x)
     return x ^ (x >> 33);
 }
 
-/* ---- Buffers of all kinds ------------------------------------------------------------------------------------------
- */
+/* ---- Buffers of all kinds ---------------------------------------------------------------------------------------- */
 
 enum memory { POOL, REGISTERED, ORDINARY, MEMORY_KINDS };
 
@@ -57,8 +56,7 @@ static void buffer_free(struct job *job, struct buffer *buffer, size_t bytes)
         free(buffer->base);
 }
 
-/* ---- All-reduce ----------------------------------------------------------------------------------------------------
- */
+/* ---- All-reduce -------------------------------------------------------------------------------------------------- */
 
 static void store(void *data, size_t i, weir_dtype dtype, double value)
 {
@@ -211,8 +209,7 @@ static void case_small(struct job *job)
     }
 }
 
-/* ---- Barrier and broadcast -----------------------------------------------------------------------------------------
- */
+/* ---- Barrier and broadcast --------------------------------------------------------------------------------------- */
 
 static void case_barrier(struct job *job)
 {
@@ -328,8 +325,7 @@ static void case_staged(struct job *job)
     case_broadcast(job);
 }
 
-/* ---- What neighbours could write to -------------------------------------------------------------------------------
- */
+/* ---- What neighbours could write to ------------------------------------------------------------------------------ */
 
 /* Where a rank can be reached by others, beside its communicators. */
 struct reach {
@@ -404,8 +400,7 @@ static void case_returned(struct job *job)
     buffer_free(job, &buf, BYTES);
 }
 
-/* ---- Communicators -------------------------------------------------------------------------------------------------
- */
+/* ---- Communicators ----------------------------------------------------------------------------------------------- */
 
 /* The halves of the world, the world in reverse and the world again, in turn. */
 static void case_communicators(struct job *job)
@@ -464,8 +459,7 @@ static void case_arguments(struct job *job)
     weir_comm_destroy(NULL);
 }
 
-/* ---- Ranks that disagree, die or stay away --------------------------------------------------------------------------
- */
+/* ---- Ranks that disagree, die or stay away ----------------------------------------------------------------------- */
 
 /* Waits for all ranks without what is tested. */
 static void meet(struct job *job)

@@ -99,8 +99,7 @@ static size_t count_lines(const char *text)
     return lines;
 }
 
-/* ---- Fields -------------------------------------------------------------------------------------------------------
- */
+/* ---- Fields ------------------------------------------------------------------------------------------------------ */
 
 static uint64_t size_of(const char *text)
 {
@@ -186,8 +185,7 @@ static void settings_reach_their_fields(void **state)
     unlink("log_file"); /* WEIR_LOG_FILE was among them */
 }
 
-/* ---- Every variable, by its description ---------------------------------------------------------------------------
- */
+/* ---- Every variable, by its description -------------------------------------------------------------------------- */
 
 static void try_size(const char *name, const char *low, const char *high, const char *range)
 {
@@ -361,8 +359,7 @@ static void shards_are_a_power_of_two(void **state)
     expect_bad("WEIR_PS_SHARDS", "96", "out of range; use 1..65536, a power of two");
 }
 
-/* ---- Which setting counts -----------------------------------------------------------------------------------------
- */
+/* ---- Which setting counts ---------------------------------------------------------------------------------------- */
 
 static void ours_wins_over_the_fallback(void **state)
 {
@@ -417,8 +414,7 @@ static void descriptions_tell_value_and_source(void **state)
     assert_int_equal(weir_config_get(0, NULL), WEIR_ERR_INVALID);
 }
 
-/* ---- Unknown names ------------------------------------------------------------------------------------------------
- */
+/* ---- Unknown names ----------------------------------------------------------------------------------------------- */
 
 static void unknown_names_are_warned_about_with_the_nearest(void **state)
 {
@@ -449,8 +445,7 @@ static void each_unknown_name_is_one_line(void **state)
     assert_memory_equal(outcome->log, "[weir 3] WARN ", 14);
 }
 
-/* ---- Threads ------------------------------------------------------------------------------------------------------
- */
+/* ---- Threads ----------------------------------------------------------------------------------------------------- */
 
 static void *load_in_thread(void *arg)
 {

@@ -16,8 +16,7 @@
 
 static struct bytes_of input;
 
-/* ---- Files: each that is read has the next bytes ------------------------------------------------------------------
- */
+/* ---- Files: each that is read has the next bytes ----------------------------------------------------------------- */
 
 /* As read.c does it: cut to fit, printable. False: it is not there. */
 static bool next_text(char *text, size_t size)
@@ -96,8 +95,7 @@ uint64_t doctor_size_variable(const char *name)
     return take_word(&input);
 }
 
-/* ---- The packet filter --------------------------------------------------------------------------------------------
- */
+/* ---- The packet filter ------------------------------------------------------------------------------------------- */
 
 FILE *popen(const char *command, const char *type)
 {
@@ -113,8 +111,7 @@ int pclose(FILE *file)
     return 0;
 }
 
-/* ---- Another doctor: what it says is the next bytes, all else works or fails as they say ---------------------------
- */
+/* ---- Another doctor: what it says are the next bytes, and all else works or fails as they say -------------------- */
 
 static weir_status next_status(void)
 {
@@ -339,8 +336,7 @@ int doctor_try_connect(const struct sockaddr_storage *ip, int port, int bound_ms
     return errors[take_byte(&input) % 5];
 }
 
-/* ---- What is looked at ---------------------------------------------------------------------------------------------
- */
+/* ---- What is looked at ------------------------------------------------------------------------------------------- */
 
 static void look_at_reply(void)
 {

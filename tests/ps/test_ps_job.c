@@ -84,8 +84,8 @@ static void fill(float *gradient, int worker, unsigned step, uint64_t count)
         gradient[i] = gradient_of(worker, step, i);
 }
 
-/* As the server does it under BSP, the workers' gradients in their order; in the other mode whole numbers and halves.
- */
+/* As the server does it under BSP, the workers' gradients in their order; in the other
+ * mode whole numbers and halves. */
 static void apply(float *expected, weir_ps_consistency mode, int workers, unsigned step, uint64_t count)
 {
     float scale = mode == WEIR_PS_BSP ? 1.0f / (float)workers : 1.0f;

@@ -1,5 +1,5 @@
-/* The request ring: frames of random sizes, with a consumer that lags, arrive whole, in order and never out of bounds.
- */
+/* The request ring: frames of random sizes, with a consumer that lags, arrive whole, in
+ * order and never out of bounds. */
 #include "ps/ring.h"
 
 #include <setjmp.h>

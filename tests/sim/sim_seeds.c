@@ -133,8 +133,8 @@ static void go_on(void *arg)
     wi_sim_continue(run->world, (int)(run->seed % (uint64_t)run->ranks));
 }
 
-/* A third of the runs has a fault that cannot pass unnoticed, a third one that must; in the rest packets suffer alone.
- */
+/* A third of the runs has a fault that cannot pass unnoticed, a third one that must; in
+ * the rest packets suffer alone. */
 static void schedule_faults(struct run *run)
 {
     uint64_t kind = run->kind, at_ns = wi_sim_between(&run->random, 0, 3000000);

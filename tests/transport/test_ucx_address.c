@@ -1,5 +1,5 @@
-/* The UCX backend's part of an address comes from outside: what it says is taken or refused, never more than is there.
- */
+/* The UCX backend's part of an address comes from outside: what it says is taken or
+ * refused, never more than is there. */
 #include "transport/blob.h"
 #include "transport/ucx/ucx.h"
 

@@ -1,5 +1,5 @@
-/* What verbs interfaces tell each other, without a device: encodings that come back, damage that is seen, and the ring.
- */
+/* What verbs interfaces tell each other, without a device: encodings that come back,
+ * damage that is seen, and the ring. */
 #include "transport/verbs/wire.h"
 
 #include <arpa/inet.h>
@@ -56,8 +56,8 @@ static void test_address_needs_room(void **state)
         wi_verbs_address_encode(&address, buf, &len)); /* the most there can be fits into what the seam allows */
 }
 
-/* Whatever a peer sends, decoding stays within the bytes that are there (run under a sanitizer) and gives no nonsense.
- */
+/* Whatever a peer sends, decoding stays within the bytes that are there (run under a
+ * sanitizer) and gives no nonsense. */
 static void test_damaged_addresses(void **state)
 {
     (void)state;

@@ -114,8 +114,8 @@ int wi_shm_open_fd(int pid, int fd, mode_t type, uint64_t inode, struct stat *in
         errno = ESTALE;
         return -1;
     }
-    /* A pipe is opened for reading too, though nobody reads here: else a write after its reader's death is a SIGPIPE.
-     */
+    /* A pipe is opened for reading too, though nobody reads here: else a write after its
+     * reader's death is a SIGPIPE. */
     int opened = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (opened < 0)
         return -1;

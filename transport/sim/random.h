@@ -1,5 +1,5 @@
-/* The numbers that a simulated world draws its faults from: splitmix64 (Steele, Lea, Flood 2014), one state a stream.
- */
+/* The numbers that a simulated world draws its faults from: splitmix64 (Steele, Lea,
+ * Flood 2014), one state a stream. */
 #ifndef WI_SIM_RANDOM_H
 #define WI_SIM_RANDOM_H
 

@@ -81,8 +81,8 @@ void wi_sim_kill(struct wi_sim_world *world, int rank, bool noticed);
 void wi_sim_stop(struct wi_sim_world *world, int rank);
 void wi_sim_continue(struct wi_sim_world *world, int rank);
 
-/* Breaks all of a rank's endpoints at once, as an error of its network card would; what they sent is still under way.
- */
+/* Breaks all of a rank's endpoints at once, as an error of its network card would; what
+ * they sent is still under way. */
 void wi_sim_break(struct wi_sim_world *world, int rank);
 
 /* Cuts or mends the way from one rank to another (that way alone). */

@@ -11,8 +11,8 @@
 #include "core/error.h"
 #include "transport/ucx/ucx.h"
 
-/* Room for an operation of the user that needs up to three slots? Some are left for what the two sides tell each other.
- */
+/* Room for an operation of the user that needs up to three slots? Some are left for what
+ * the two sides tell each other. */
 static bool has_room(const struct wi_ucx_ep *ep)
 {
     return ep->link.iface->slot_free_count >= WI_UCX_SLOTS_RESERVE + 3;

@@ -31,8 +31,7 @@ struct event {
     unsigned char data[256];
 };
 
-/* ---- End of a connection --------------------------------------------------------------------------------------------
- */
+/* ---- End of a connection ----------------------------------------------------------------------------------------- */
 
 void wi_verbs_end(struct verbs_end *end)
 {
@@ -45,8 +44,7 @@ void wi_verbs_end(struct verbs_end *end)
     end->id = NULL;
 }
 
-/* ---- Initiator -----------------------------------------------------------------------------------------------------
- */
+/* ---- Initiator --------------------------------------------------------------------------------------------------- */
 
 static void source_address(const struct verbs_iface *iface, int family, struct sockaddr_storage *source, bool *found)
 {
@@ -240,8 +238,7 @@ static void ep_event(struct verbs_ep *ep, const struct event *event)
     }
 }
 
-/* ---- Target --------------------------------------------------------------------------------------------------------
- */
+/* ---- Target ------------------------------------------------------------------------------------------------------ */
 
 static uint8_t smaller(uint8_t a, uint8_t b)
 {
@@ -336,8 +333,7 @@ static void link_event(struct verbs_iface *iface, struct verbs_link *link, const
     }
 }
 
-/* ---- Events --------------------------------------------------------------------------------------------------------
- */
+/* ---- Events ------------------------------------------------------------------------------------------------------ */
 
 static bool next_event(struct verbs_iface *iface, struct event *event)
 {

@@ -15,8 +15,7 @@ enum {
     SUSPECT_NS = 300000000, /* how long to wait for the end of a connection whose target refused an access */
 };
 
-/* ---- Receives
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Receives ---------------------------------------------------------------------------------------------------- */
 
 /* They have no buffers: only immediates arrive this way. */
 weir_status wi_verbs_receives_post(struct verbs_iface *iface)
@@ -63,8 +62,7 @@ static inline void received(struct verbs_iface *iface, const struct ibv_wc *wc)
     }
 }
 
-/* ---- Errors
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- Errors ------------------------------------------------------------------------------------------------------ */
 
 static const char *const names[] = {
     [VERBS_PUT] = "put to",
@@ -198,8 +196,7 @@ static void failed(struct verbs_ep *ep, const struct ibv_wc *wc)
         end_failed(ep, wc);
 }
 
-/* ---- Polling
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- Polling ----------------------------------------------------------------------------------------------------- */
 
 static inline void sent(struct verbs_iface *iface, const struct ibv_wc *wc)
 {

@@ -4,8 +4,7 @@
 
 #include <endian.h>
 
-/* ---- Target
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- Target ------------------------------------------------------------------------------------------------------ */
 
 void wi_verbs_credit_open(struct verbs_iface *iface, struct verbs_link *link)
 {
@@ -48,8 +47,7 @@ void wi_verbs_credit_tell(struct verbs_iface *iface, struct verbs_link *link)
     wi_verbs_reply(iface, link, WI_VERBS_WORD_TAKEN, 2, words);
 }
 
-/* ---- Initiator
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Initiator --------------------------------------------------------------------------------------------------- */
 
 /* More than one may send breaks no memory here: what the target says is believed. */
 bool wi_verbs_credit_left(struct verbs_ep *ep)

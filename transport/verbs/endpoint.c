@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- Handles: how a completion finds its endpoint
- * -------------------------------------------------------------------- */
+/* ---- Handles: how a completion finds its endpoint ---------------------------------------------------------------- */
 
 /* Doubles the tables; the new indices are free. */
 static weir_status handles_grow(struct verbs_iface *iface)
@@ -54,8 +53,7 @@ static void handle_give(struct verbs_ep *ep)
     iface->eps_free[iface->eps_free_count++] = index;
 }
 
-/* ---- Creation
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Creation ---------------------------------------------------------------------------------------------------- */
 
 static size_t block_size(const struct verbs_ep *ep)
 {
@@ -154,8 +152,7 @@ void wi_verbs_ep_query(const struct weir_ep *base, weir_ep_attr *attr)
     attr->native_signal = 1;
 }
 
-/* ---- End
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- End --------------------------------------------------------------------------------------------------------- */
 
 /* Ends the connection, then the operations: the device touches their memory no more. */
 static void ep_end(struct verbs_ep *ep, weir_status status)

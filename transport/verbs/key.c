@@ -10,8 +10,7 @@
 
 #include <stdlib.h>
 
-/* ---- What is to be asked for
- * ------------------------------------------------------------------------------------------ */
+/* ---- What is to be asked for ------------------------------------------------------------------------------------- */
 
 static void ep_asks(struct verbs_ep *ep)
 {
@@ -74,8 +73,7 @@ static void key_free(struct verbs_ep *ep, struct verbs_rkey *key)
     free(key);
 }
 
-/* ---- Requests and answers
- * --------------------------------------------------------------------------------------------- */
+/* ---- Requests and answers ---------------------------------------------------------------------------------------- */
 
 static bool request(struct verbs_ep *ep, unsigned slot, struct verbs_rkey *key)
 {
@@ -190,8 +188,7 @@ void wi_verbs_keys_end(struct verbs_ep *ep)
     }
 }
 
-/* ---- Keys
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- Keys -------------------------------------------------------------------------------------------------------- */
 
 weir_status wi_verbs_rkey_import(struct weir_ep *base, const void *blob, size_t blob_len, uint64_t addr, uint64_t len,
                                  struct weir_rkey **out)

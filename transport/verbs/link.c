@@ -35,8 +35,7 @@ static void turn_remove(struct verbs_iface *iface, struct verbs_link *link)
     link->turn_prev->turn_next = link->turn_next;
 }
 
-/* ---- Links
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- Links ------------------------------------------------------------------------------------------------------- */
 
 static uint64_t hash_of_stream(const struct verbs_link *link)
 {
@@ -236,8 +235,7 @@ void wi_verbs_links_free(struct verbs_iface *iface)
     }
 }
 
-/* ---- Messages
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Messages ---------------------------------------------------------------------------------------------------- */
 
 void wi_verbs_link_message(struct verbs_iface *iface, struct verbs_link *link)
 {

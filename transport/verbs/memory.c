@@ -51,8 +51,7 @@ static weir_status register_device_error(const struct verbs_iface *iface, size_t
                     len, device, strerror(error));
 }
 
-/* ---- Regions
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- Regions ----------------------------------------------------------------------------------------------------- */
 
 /*
  * Relaxed ordering is for users' memory and pools alone: words and rings of our own are polled, or written again and again
@@ -143,8 +142,7 @@ void wi_verbs_mem_deregister(struct wi_mr *base)
     free(mr);
 }
 
-/* ---- Exports
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- Exports ----------------------------------------------------------------------------------------------------- */
 
 static struct verbs_export **bucket(struct verbs_iface *iface, uint64_t token)
 {
@@ -256,8 +254,7 @@ weir_status wi_verbs_mem_export(struct wi_mr *base, const void *addr, size_t len
     return WEIR_OK;
 }
 
-/* ---- Memory of our own
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Memory of our own ------------------------------------------------------------------------------------------- */
 
 weir_status wi_verbs_block_create(struct verbs_iface *iface, size_t size, int access, const char *what,
                                   unsigned char **block, struct ibv_mr **mr)

@@ -20,8 +20,8 @@ enum {
     ACK_TIMEOUT_LIMIT = 31, /* what the field holds */
 };
 
-/* Time until a packet is sent again, as exponent. Unless it is set, all tries take a quarter of WEIR_TIMEOUT at most.
- */
+/* Time until a packet is sent again, as exponent. Unless it is set, all tries take a
+ * quarter of WEIR_TIMEOUT at most. */
 static uint8_t ack_timeout(const struct wi_config *config)
 {
     uint8_t exponent = ACK_TIMEOUT_MIN;

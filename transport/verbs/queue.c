@@ -37,8 +37,7 @@ static const enum ibv_wr_opcode opcodes[] = {
     [VERBS_PROBE] = IBV_WR_RDMA_WRITE,
 };
 
-/* ---- Posting
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- Posting ----------------------------------------------------------------------------------------------------- */
 
 uint64_t wi_verbs_longest_write(const struct verbs_ep *ep)
 {
@@ -226,8 +225,7 @@ void wi_verbs_queue_rests(struct verbs_iface *iface)
     }
 }
 
-/* ---- Ending
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- Ending ------------------------------------------------------------------------------------------------------ */
 
 /* Copies the oldest operation's result to where its user wants it. False: the device has left none. */
 static inline bool deliver(const struct verbs_ep *ep, const struct verbs_slot *slot)
@@ -285,8 +283,7 @@ void wi_verbs_queue_end(struct verbs_ep *ep, weir_status status)
     ep->has_rest = false;
 }
 
-/* ---- Operations
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- Operations -------------------------------------------------------------------------------------------------- */
 
 static inline uint32_t rkey_of(const struct weir_rkey *rkey)
 {
@@ -419,8 +416,7 @@ weir_status wi_verbs_flush(struct weir_ep *base, weir_comp *comp)
     return post(ep, &(struct verbs_op){.kind = VERBS_FLUSH, .comp = comp});
 }
 
-/* ---- Messages
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Messages ---------------------------------------------------------------------------------------------------- */
 
 /* Has the target room for a message? It says what it has taken; what it cannot have taken is not believed. */
 static bool ring_has_room(struct verbs_ep *ep, uint32_t size)

@@ -5,8 +5,7 @@
 
 #include <string.h>
 
-/* ---- Who has something to tell
- * ---------------------------------------------------------------------------------------- */
+/* ---- Who has something to tell ----------------------------------------------------------------------------------- */
 
 void wi_verbs_owe(struct verbs_iface *iface, struct verbs_link *link)
 {
@@ -47,8 +46,7 @@ void wi_verbs_settle(struct verbs_iface *iface)
     }
 }
 
-/* ---- Sending
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- Sending ----------------------------------------------------------------------------------------------------- */
 
 bool wi_verbs_reply_room(const struct verbs_iface *iface, const struct verbs_link *link, uint32_t count)
 {

@@ -21,8 +21,7 @@ enum {
     EVENTS_PER_ACK = 256,
 };
 
-/* ---- Interface
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- Interface --------------------------------------------------------------------------------------------------- */
 
 static weir_status probe(void)
 {
@@ -118,8 +117,7 @@ weir_status wi_verbs_open_one(const struct wi_iface_params *params, const struct
     return WEIR_OK;
 }
 
-/* ---- Progress
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Progress ---------------------------------------------------------------------------------------------------- */
 
 /* Connections and device events: behind system calls, so looked at now and then only. */
 static unsigned look(struct verbs_iface *iface)
@@ -172,8 +170,7 @@ WI_NEAR static unsigned progress(struct wi_iface *base)
     return count;
 }
 
-/* ---- Sleeping
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- Sleeping ---------------------------------------------------------------------------------------------------- */
 
 static int event_fd(struct wi_iface *base)
 {

@@ -420,8 +420,7 @@ void wi_verbs_offer_heard(struct verbs_iface *iface, struct verbs_link *link); /
 unsigned wi_verbs_offers_progress(struct verbs_iface *iface);
 void wi_verbs_offers_close(struct verbs_iface *iface);
 
-/* ---- Events of the device (events.c) ------------------------------------------------------------------------------
- */
+/* ---- Events of the device (events.c) ----------------------------------------------------------------------------- */
 
 unsigned wi_verbs_events(struct verbs_iface *iface); /* handles what is there; returns how many */
 

@@ -53,8 +53,8 @@ static uint64_t load64(const unsigned char *at)
     return le64toh(value);
 }
 
-/* Header: magic (u32), version (u16), count and BY_STORE (u16), cookie (u64). Entry: 4 or 6 (u16), port (u16), address (16 bytes).
- */
+/* Header: magic (u32), version (u16), count and BY_STORE (u16), cookie (u64). Entry: 4 or 6
+ * (u16), port (u16), address (16 bytes). */
 bool wi_verbs_address_encode(const struct wi_verbs_address *address, void *buf, size_t *len)
 {
     size_t need = ADDRESS_HEADER + address->count * ADDRESS_ENTRY;
@@ -348,8 +348,8 @@ bool wi_verbs_request_decode(const unsigned char buf[WI_VERBS_REQUEST_SIZE], str
     return (request->kind == WI_VERBS_ASK_WINDOW || request->kind == WI_VERBS_GIVE_WINDOW) && request->sequence > 0;
 }
 
-/* The sequence stands at both ends: a device that is software may write the word byte by byte, and is read meanwhile.
- */
+/* The sequence stands at both ends: a device that is software may write the word byte by
+ * byte, and is read meanwhile. */
 uint64_t wi_verbs_answer_encode(const struct wi_verbs_answer *answer)
 {
     return htole64((uint64_t)answer->sequence << 56 | (uint64_t)answer->rkey << 16 | (uint64_t)answer->status << 8 |

@@ -252,8 +252,8 @@ enum {
  * anew when half of the share was used and its entries stand in the queue again.
  */
 
-/* The share of one more connection when `free` of the queue's `depth` entries belong to none: much for the first ones.
- */
+/* The share of one more connection when `free` of the queue's `depth` entries belong to
+ * none: much for the first ones. */
 uint32_t wi_verbs_credit_share(uint32_t free, uint32_t depth);
 
 #endif
