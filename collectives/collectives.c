@@ -66,7 +66,7 @@ weir_status weir_allreduce(weir_comm *comm, const void *send, void *recv, size_t
     size_t bytes = 0;
     if (!comm)
         return wi_error(WEIR_ERR_INVALID, "all-reduce: comm is NULL");
-    if (op != WEIR_SUM)
+    if (!weir_redop_name(op))
         return wi_error(WEIR_ERR_INVALID, "all-reduce: unknown operation %d", (int)op);
     weir_status status = check_data(comm, "all-reduce", send && recv ? send : NULL, count, dtype, &bytes);
     if (status == WEIR_OK)

@@ -77,6 +77,7 @@ struct wi_run {
     bool offered;            /* the left neighbour writes results straight into `result` */
     struct wi_target target; /* where we write results at the right neighbour */
     wi_reduce_fn *reduce;
+    wi_divide_fn *divide; /* of an average, else NULL */
     uint64_t sent, received; /* messages */
     struct wi_send send;     /* the next of each, where there is one */
     struct wi_receive receive;

@@ -184,6 +184,8 @@ static void take_slot(struct weir_comm *comm, const struct wi_receive *receive, 
         run->reduce(data, data, input, receive->len);
     else if (receive->action == WI_REDUCE_KEEP)
         run->reduce(result, data, input, receive->len);
+    if (receive->action == WI_REDUCE_KEEP && run->divide)
+        run->divide(hold ? data : result, receive->len, comm->ranks);
     if (receive->action == WI_KEEP || (receive->action == WI_REDUCE_KEEP && hold))
         memcpy(result, data, receive->len);
 }
@@ -367,7 +369,8 @@ static weir_status run(struct weir_comm *comm, const struct wi_call *call, const
     wi_schedule_init(&run->schedule, &params);
     load_send(run);
     load_receive(run);
-    run->reduce = wi_reduce_kernel(call->dtype);
+    run->reduce = wi_reduce_kernel(call->dtype, call->op);
+    run->divide = call->op == WEIR_AVG ? wi_divide_kernel(call->dtype) : NULL;
     if (comm->ranks == 1)
         return WEIR_OK;
     wi_buffers_find(comm);

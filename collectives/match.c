@@ -21,15 +21,17 @@ void wi_head_fill(struct wi_head *head, const struct wi_call *call, uint64_t seq
     };
 }
 
+/* These come from outside, so they may be none. */
 static const char *dtype_text(weir_dtype dtype)
 {
-    switch (dtype) {
-    case WEIR_F32:
-        return "f32";
-    case WEIR_F64:
-        return "f64";
-    }
-    return "elements of an unknown type";
+    const char *name = weir_dtype_name(dtype);
+    return name ? name : "elements of an unknown type";
+}
+
+static const char *op_text(weir_redop op)
+{
+    const char *name = weir_redop_name(op);
+    return name ? name : "unknown operation";
 }
 
 const char *wi_call_text(const struct wi_call *call, char *text, size_t size)
@@ -44,7 +46,7 @@ const char *wi_call_text(const struct wi_call *call, char *text, size_t size)
         return text;
     case WI_ALLREDUCE:
         snprintf(text, size, "an all-reduce of %" PRIu64 " %s (%s)", call->count, dtype_text(call->dtype),
-                 call->op == WEIR_SUM ? "sum" : "unknown operation");
+                 op_text(call->op));
         return text;
     case WI_OPEN:
         snprintf(text, size, "the creation of the communicator");

@@ -1,85 +1,128 @@
-/*
- * One loop, compiled for each vector width with the compiler's vector types. Every width adds the same pairs, so
- * results do not depend on the choice.
- */
+/* The reduction kernels of all vector widths, and which of them this processor runs. */
 #include "collectives/reduce.h"
 
-/* Elements and vectors of them, of any alignment, that may overlay other types. */
-typedef float float_any __attribute__((aligned(1), may_alias));
-typedef double double_any __attribute__((aligned(1), may_alias));
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
 
-#define SUM_KERNEL(_name, _type, _width)                                                                               \
-    static void _name(void *out, const void *a, const void *b, size_t bytes)                                           \
-    {                                                                                                                  \
-        typedef _type vector __attribute__((vector_size(_width), aligned(1), may_alias));                              \
-        const size_t width = _width;                                                                                   \
-        unsigned char *to = out;                                                                                       \
-        const unsigned char *x = a, *y = b;                                                                            \
-        size_t i = 0;                                                                                                  \
-        for (; i + 2 * width <= bytes; i += 2 * width) {                                                               \
-            vector low = *(const vector *)(x + i) + *(const vector *)(y + i);                                          \
-            vector high = *(const vector *)(x + i + width) + *(const vector *)(y + i + width);                         \
-            *(vector *)(to + i) = low;                                                                                 \
-            *(vector *)(to + i + width) = high;                                                                        \
-        }                                                                                                              \
-        for (; i < bytes; i += sizeof(_type##_any))                                                                    \
-            *(_type##_any *)(to + i) = *(const _type##_any *)(x + i) + *(const _type##_any *)(y + i);                  \
-    }
-
-SUM_KERNEL(sum_f32, float, 16)
-SUM_KERNEL(sum_f64, double, 16)
+/* Vectors of 16 bytes, which all processors have or the compiler makes up. */
+#define WIDTH        16
+#define TARGET
+#define LEVEL(_name) _name##_16
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#define F16_TO_F32(_x) ((floats_16)vcvt_f32_f16((float16x4_t)(_x)))
+#define F32_TO_F16(_x) ((halves_16)vcvt_f16_f32((float32x4_t)(_x)))
+#endif
+#include "collectives/reduce_level.h"
 
 #if defined(__x86_64__)
-/* clang-format off */
-__attribute__((target("avx2"))) SUM_KERNEL(sum_f32_avx2, float, 32)
-__attribute__((target("avx2"))) SUM_KERNEL(sum_f64_avx2, double, 32)
-__attribute__((target("avx512f"))) SUM_KERNEL(sum_f32_avx512, float, 64)
-__attribute__((target("avx512f"))) SUM_KERNEL(sum_f64_avx512, double, 64)
-    /* clang-format on */
+#include <cpuid.h>
+#include <immintrin.h>
 
-    static wi_reduce_fn *vector_kernel(weir_dtype dtype, unsigned level)
+#define WIDTH          32
+#define TARGET         __attribute__((target("avx2,f16c")))
+#define LEVEL(_name)   _name##_32
+#define F16_TO_F32(_x) ((floats_32)_mm256_cvtph_ps((__m128i)(_x)))
+#define F32_TO_F16(_x) ((halves_32)_mm256_cvtps_ph((__m256)(_x), _MM_FROUND_TO_NEAREST_INT))
+#include "collectives/reduce_level.h"
+
+#define WIDTH          64
+#define TARGET         __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+#define LEVEL(_name)   _name##_64
+#define F16_TO_F32(_x) ((floats_64)_mm512_cvtph_ps((__m256i)(_x)))
+#define F32_TO_F16(_x) ((halves_64)_mm512_cvtps_ph((__m512)(_x), _MM_FROUND_TO_NEAREST_INT))
+#include "collectives/reduce_level.h"
+
+static bool has_f16c(void)
 {
-    if (level == 1 && __builtin_cpu_supports("avx2"))
-        return dtype == WEIR_F32 ? sum_f32_avx2 : sum_f64_avx2;
-    if (level == 2 && __builtin_cpu_supports("avx512f"))
-        return dtype == WEIR_F32 ? sum_f32_avx512 : sum_f64_avx512;
-    return NULL;
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+static unsigned levels(void)
+{
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        return 3;
+    return __builtin_cpu_supports("avx2") && has_f16c() ? 2 : 1;
+}
+
+static wi_reduce_fn *wide_kernel(weir_dtype dtype, weir_redop op, unsigned level)
+{
+    return level == 2 ? reductions_64[dtype][op] : reductions_32[dtype][op];
+}
+
+static wi_divide_fn *wide_division(weir_dtype dtype, unsigned level)
+{
+    return level == 2 ? divisions_64[dtype] : divisions_32[dtype];
 }
 #else
-static wi_reduce_fn *vector_kernel(weir_dtype dtype, unsigned level)
+static unsigned levels(void)
 {
-    (void)dtype;
-    (void)level;
+    return 1;
+}
+
+static wi_reduce_fn *wide_kernel(weir_dtype dtype, weir_redop op, unsigned level)
+{
+    (void)dtype, (void)op, (void)level;
+    return NULL;
+}
+
+static wi_divide_fn *wide_division(weir_dtype dtype, unsigned level)
+{
+    (void)dtype, (void)level;
     return NULL;
 }
 #endif
 
-wi_reduce_fn *wi_reduce_kernel_at(weir_dtype dtype, unsigned level)
+wi_reduce_fn *wi_reduce_kernel_at(weir_dtype dtype, weir_redop op, unsigned level)
 {
-    if (weir_dtype_size(dtype) == 0)
+    if ((unsigned)dtype >= WEIR_DTYPES || (unsigned)op >= WEIR_REDOPS || level >= levels())
         return NULL;
-    if (level == 0)
-        return dtype == WEIR_F32 ? sum_f32 : sum_f64;
-    return vector_kernel(dtype, level);
+    return level == 0 ? reductions_16[dtype][op] : wide_kernel(dtype, op, level);
 }
 
-wi_reduce_fn *wi_reduce_kernel(weir_dtype dtype)
+wi_reduce_fn *wi_reduce_kernel(weir_dtype dtype, weir_redop op)
 {
-    for (unsigned level = WI_REDUCE_LEVELS; level-- > 0;) {
-        wi_reduce_fn *kernel = wi_reduce_kernel_at(dtype, level);
-        if (kernel)
-            return kernel;
-    }
-    return NULL;
+    return wi_reduce_kernel_at(dtype, op, levels() - 1);
 }
 
-size_t weir_dtype_size(weir_dtype dtype)
-{
-    switch (dtype) {
-    case WEIR_F32:
-        return 4;
-    case WEIR_F64:
-        return 8;
+/* ---- Division ---------------------------------------------------------------------------------------------------- */
+
+/* No processor has vectors for it. */
+#define DIVISION_OF(_type, _element, _wide)                                                                            \
+    static void divide_##_type(void *data, size_t bytes, uint32_t divisor)                                             \
+    {                                                                                                                  \
+        typedef _element element __attribute__((aligned(1), may_alias));                                               \
+        element *at = data;                                                                                            \
+        for (size_t i = 0; i < bytes / sizeof(element); i++)                                                           \
+            at[i] = (_element)((_wide)at[i] / (_wide)divisor);                                                         \
     }
-    return 0;
+
+DIVISION_OF(i8, int8_t, int64_t)
+DIVISION_OF(i16, int16_t, int64_t)
+DIVISION_OF(i32, int32_t, int64_t)
+DIVISION_OF(i64, int64_t, int64_t)
+DIVISION_OF(u8, uint8_t, uint64_t)
+DIVISION_OF(u16, uint16_t, uint64_t)
+DIVISION_OF(u32, uint32_t, uint64_t)
+DIVISION_OF(u64, uint64_t, uint64_t)
+
+wi_divide_fn *wi_divide_kernel_at(weir_dtype dtype, unsigned level)
+{
+    static wi_divide_fn *const whole[WEIR_DTYPES] = {
+        [WEIR_I8] = divide_i8, [WEIR_I16] = divide_i16, [WEIR_I32] = divide_i32, [WEIR_I64] = divide_i64,
+        [WEIR_U8] = divide_u8, [WEIR_U16] = divide_u16, [WEIR_U32] = divide_u32, [WEIR_U64] = divide_u64,
+    };
+    if ((unsigned)dtype >= WEIR_DTYPES || level >= levels())
+        return NULL;
+    if (whole[dtype])
+        return whole[dtype];
+    return level == 0 ? divisions_16[dtype] : wide_division(dtype, level);
+}
+
+wi_divide_fn *wi_divide_kernel(weir_dtype dtype)
+{
+    return wi_divide_kernel_at(dtype, levels() - 1);
 }

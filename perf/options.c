@@ -26,7 +26,8 @@ static const char usage[] =
     "  -r, --ranks N         processes to start (default 2); 2N make N pairs, whose sum *_bw report\n"
     "      --servers N       parameter servers to start besides (default 1 for ps)\n"
     "      --threads N       pool: 1, 2, 4, ... up to so many threads (default 2)\n"
-    "  -o, --operation WORD  ps: push, pull, push_pull (default); allreduce: f32 (default), f64\n"
+    "  -o, --operation WORD  ps: push, pull, push_pull (default); allreduce: f32 (default),\n"
+    "                        f64, f16, bf16, i8 to i64, u8 to u64\n"
     "      --ordinary        memory of malloc, registered, instead of the pool's\n"
     "      --unregistered    memory of malloc that nobody registered at the sending side\n"
     "      --compare         in alternation with ucx_perftest or, over verbs, perftest (perf/compare has more)\n"
@@ -139,21 +140,31 @@ static int parse_all_sizes(struct options *options)
     return parse_sizes(options, all);
 }
 
+weir_dtype dtype_named(const char *name)
+{
+    int dtype = 0;
+    while (dtype < WEIR_DTYPES && strcmp(weir_dtype_name((weir_dtype)dtype), name) != 0)
+        dtype++;
+    return (weir_dtype)dtype;
+}
+
 static int parse_operation(struct options *options, const char *text)
 {
-    static const char *const ps[] = {"push", "pull", "push_pull", NULL}, *const types[] = {"f32", "f64", NULL};
+    static const char *const ps[] = {"push", "pull", "push_pull", NULL};
+    if (strcmp(options->benchmark->name, "allreduce") == 0) {
+        if (dtype_named(text) == WEIR_DTYPES)
+            return bad("-o", text, "use f32, f64, f16, bf16, i8, i16, i32, i64, u8, u16, u32 or u64");
+        options->operation = weir_dtype_name(dtype_named(text));
+        return 0;
+    }
     bool is_ps = strcmp(options->benchmark->name, "ps") == 0;
-    bool takes_one = is_ps || strcmp(options->benchmark->name, "allreduce") == 0;
-    for (const char *const *word = is_ps ? ps : types; takes_one && *word; word++) {
+    for (const char *const *word = ps; is_ps && *word; word++) {
         if (strcmp(*word, text) == 0) {
             options->operation = *word;
             return 0;
         }
     }
-    return bad("-o", text,
-               is_ps       ? "use push, pull or push_pull"
-               : takes_one ? "use f32 or f64"
-                           : "this benchmark has none");
+    return bad("-o", text, is_ps ? "use push, pull or push_pull" : "this benchmark has none");
 }
 
 static int parse_duration(struct options *options, const char *text)

@@ -32,7 +32,7 @@ struct options {
     bool both;             /* bandwidth: both sides of a pair send at once */
     bool compare;          /* beside another program: perf/compare does it */
     double duration_s;     /* bandwidth: measure for so long; 0: by iterations */
-    const char *operation; /* ps: push, pull, push_pull; allreduce: f32, f64 */
+    const char *operation; /* ps: push, pull, push_pull; allreduce: the name of a type */
 };
 
 /* One process of the benchmark. */
@@ -96,6 +96,9 @@ int choose_gid(const char *device, size_t index);
 
 /* Parses the command line. 0: go on; 1: help was printed; 2: bad, told on standard error. */
 int options_parse(int argc, char **argv, struct options *options);
+
+/* The type of this name, WEIR_DTYPES if there is none. */
+weir_dtype dtype_named(const char *name);
 
 /*
  * Started by hand, without a launcher: forks `ranks + servers` local processes and waits for them, then returns their

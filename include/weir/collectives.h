@@ -20,17 +20,43 @@ extern "C" {
 
 typedef struct weir_comm weir_comm;
 
+/* Types of elements. f16 is IEEE 754's binary16, bf16 the upper half of a binary32 (bfloat16). */
 typedef enum weir_dtype {
     WEIR_F32 = 0,
     WEIR_F64 = 1,
+    WEIR_F16 = 2,
+    WEIR_BF16 = 3,
+    WEIR_I8 = 4,
+    WEIR_I16 = 5,
+    WEIR_I32 = 6,
+    WEIR_I64 = 7,
+    WEIR_U8 = 8,
+    WEIR_U16 = 9,
+    WEIR_U32 = 10,
+    WEIR_U64 = 11,
+    WEIR_DTYPES = 12, /* how many there are */
 } weir_dtype;
 
+/*
+ * What a reduction does with the elements of all ranks. Two at a time, in an order that is the same each time; f16 and bf16 as
+ * f32, each result rounded to the type (to nearest, ties to even). Integers wrap round. The least and the greatest of numbers
+ * with a NaN among them is a NaN.
+ */
 typedef enum weir_redop {
     WEIR_SUM = 0,
+    WEIR_PROD = 1,
+    WEIR_MIN = 2,
+    WEIR_MAX = 3,
+    WEIR_AVG = 4, /* the sum, which must not overflow, divided by the number of ranks; of integers without the fraction */
+    WEIR_REDOPS = 5,
 } weir_redop;
 
 /* Bytes of one element, 0 for an unknown type. */
 size_t weir_dtype_size(weir_dtype dtype);
+
+/* "f32", "bf16", "u8", ...; and "sum", "avg", .... NULL for an unknown one. Never freed. */
+const char *weir_dtype_name(weir_dtype dtype);
+const char *weir_redop_name(weir_redop op);
 
 typedef struct weir_comm_params {
     size_t size;        /* sizeof(weir_comm_params) */
@@ -63,7 +89,7 @@ weir_status weir_barrier(weir_comm *comm);
 weir_status weir_broadcast(weir_comm *comm, void *buf, size_t count, weir_dtype dtype, int root);
 
 /*
- * Element-wise sum of `count` elements of all ranks' `send` into everybody's `recv`; `send` == `recv` works in place,
+ * Element-wise reduction of `count` elements of all ranks' `send` into everybody's `recv`; `send` == `recv` works in place,
  * other overlaps are not allowed. `count` is any number, 0 included. Memory from weir_pool_alloc() or
  * weir_mem_register() is written to directly by the neighbour; ordinary memory goes through one more copy.
  * Algorithm: ring of reduce-scatter and all-gather, chunked and pipelined (Patarasuk and Yuan, "Bandwidth optimal

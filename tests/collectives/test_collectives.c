@@ -4,6 +4,7 @@
  */
 #include "collectives/comm.h"
 #include "job.h"
+#include "numbers.h"
 #include "transport/context.h"
 
 #include <signal.h>
@@ -58,26 +59,6 @@ static void buffer_free(struct job *job, struct buffer *buffer, size_t bytes)
 
 /* ---- All-reduce -------------------------------------------------------------------------------------------------- */
 
-static void store(void *data, size_t i, weir_dtype dtype, double value)
-{
-    if (dtype == WEIR_F64)
-        memcpy((char *)data + 8 * i, &value, 8);
-    else
-        memcpy((char *)data + 4 * i, &(float){(float)value}, 4);
-}
-
-static double load(const void *data, size_t i, weir_dtype dtype)
-{
-    double value;
-    float single;
-    if (dtype == WEIR_F64) {
-        memcpy(&value, (const char *)data + 8 * i, 8);
-        return value;
-    }
-    memcpy(&single, (const char *)data + 4 * i, 4);
-    return (double)single;
-}
-
 /* Small whole numbers: their sums are exact in both types, in any order. */
 static double whole(int rank, size_t i)
 {
@@ -110,15 +91,15 @@ static void one_sum(struct job *job, weir_comm *comm, const struct shape *shape)
         memset(recv.data, 0xee, bytes);
     }
     for (size_t i = 0; i < shape->count; i++)
-        store(send.data, i, shape->dtype, whole(me, i));
+        number_store(send.data, i, shape->dtype, whole(me, i));
     CHECK_OK(weir_allreduce(comm, send.data, recv.data, shape->count, shape->dtype, WEIR_SUM));
     for (size_t i = 0; i < shape->count; i++) {
-        double got = load(recv.data, i, shape->dtype), due = whole_sum(ranks, i);
+        double got = number_load(recv.data, i, shape->dtype), due = whole_sum(ranks, i);
         if (got != due)
             fprintf(stderr, "rank %d: count %zu type %d in_place %d send %d recv %d: element %zu is %g, not %g\n", me,
                     shape->count, (int)shape->dtype, shape->in_place, (int)shape->send, (int)shape->recv, i, got, due);
         CHECK(got == due);
-        CHECK(shape->in_place || load(send.data, i, shape->dtype) == whole(me, i));
+        CHECK(shape->in_place || number_load(send.data, i, shape->dtype) == whole(me, i));
     }
     if (!shape->in_place)
         buffer_free(job, &send, bytes);
@@ -167,7 +148,7 @@ static void case_bitwise(struct job *job)
         struct buffer recv[2] = {buffer_make(job, (enum memory)((job->rank + round) % 3), bytes, 0),
                                  buffer_make(job, ORDINARY, bytes, 0)};
         for (size_t i = 0; i < count; i++)
-            store(send.data, i, dtype, (double)(int64_t)mix(i * 16 + (uint64_t)job->rank) * 1e-15);
+            number_store(send.data, i, dtype, (double)(int64_t)mix(i * 16 + (uint64_t)job->rank) * 1e-15);
         for (int again = 0; again < 2; again++)
             CHECK_OK(weir_allreduce(job->comm, send.data, recv[again].data, count, dtype, WEIR_SUM));
         CHECK(memcmp(recv[0].data, recv[1].data, bytes) == 0);
@@ -193,6 +174,66 @@ static void case_random(struct job *job)
                                     (enum memory)(own % 3), (enum memory)(own / 3 % 3)};
         one_sum(job, job->comm, &shape);
     }
+}
+
+/* What a rank brings to a reduction: small numbers, with which nothing is rounded in any type. */
+static double brought(weir_redop op, weir_dtype dtype, int rank, size_t i)
+{
+    if (op == WEIR_PROD)
+        return rank < 5 && (i + (size_t)rank) % 3 == 0 ? 2 : 1;
+    if (op == WEIR_AVG)
+        return (double)(i % 5) - (number_is_signed(dtype) ? 2 : 0); /* the same everywhere, so it is the average */
+    return (double)((i * 7 + (size_t)rank * 3) % 6) - (number_is_signed(dtype) ? 3 : 0);
+}
+
+static double combined(weir_redop op, double x, double y)
+{
+    switch (op) {
+    case WEIR_PROD:
+        return x * y;
+    case WEIR_MIN:
+        return x < y ? x : y;
+    case WEIR_MAX:
+        return x > y ? x : y;
+    default:
+        return x + y;
+    }
+}
+
+static void one_reduction(struct job *job, weir_dtype dtype, weir_redop op, size_t count, enum memory kind, bool in_place)
+{
+    size_t bytes = count * weir_dtype_size(dtype);
+    struct buffer recv = buffer_make(job, kind, bytes, weir_dtype_size(dtype));
+    struct buffer send = in_place ? recv : buffer_make(job, kind, bytes, 0);
+    for (size_t i = 0; i < count; i++)
+        number_store(send.data, i, dtype, brought(op, dtype, job->rank, i));
+    CHECK_OK(weir_allreduce(job->comm, send.data, recv.data, count, dtype, op));
+    for (size_t i = 0; i < count; i++) {
+        double due = brought(op, dtype, 0, i), got = number_load(recv.data, i, dtype);
+        for (int rank = 1; rank < job->ranks; rank++)
+            due = combined(op, due, brought(op, dtype, rank, i));
+        if (op == WEIR_AVG)
+            due /= job->ranks;
+        if (got != due)
+            fprintf(stderr, "rank %d: %s of %zu %s: element %zu is %g, not %g\n", job->rank, weir_redop_name(op), count,
+                    weir_dtype_name(dtype), i, got, due);
+        CHECK(got == due);
+    }
+    if (!in_place)
+        buffer_free(job, &send, bytes);
+    buffer_free(job, &recv, bytes);
+}
+
+/* Every operation on every type: a few elements, and pieces of which some are held for being sent on. */
+static void case_types(struct job *job)
+{
+    static const size_t counts[] = {1, 77, 30001};
+    unsigned variant = 0;
+    for (int dtype = 0; dtype < WEIR_DTYPES; dtype++)
+        for (int op = 0; op < WEIR_REDOPS; op++)
+            for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++, variant++)
+                one_reduction(job, (weir_dtype)dtype, (weir_redop)op, counts[c], (enum memory)(variant % MEMORY_KINDS),
+                              variant % 2);
 }
 
 /* Back to back, nothing in between. */
@@ -254,7 +295,7 @@ static void case_regions(struct job *job)
                 send[e] = (float)whole(job->rank, e + (size_t)(i + round));
             CHECK_OK(weir_allreduce(job->comm, send, recv[i].data, COUNT, WEIR_F32, WEIR_SUM));
             for (size_t e = 0; e < COUNT; e++)
-                CHECK(load(recv[i].data, e, WEIR_F32) == whole_sum(job->ranks, e + (size_t)(i + round)));
+                CHECK(number_load(recv[i].data, e, WEIR_F32) == whole_sum(job->ranks, e + (size_t)(i + round)));
         }
     for (int i = 0; i < REGIONS; i++)
         buffer_free(job, &recv[i], COUNT * sizeof(*send));
@@ -439,8 +480,8 @@ static void case_arguments(struct job *job)
     weir_comm *comm;
     int alien = job->ranks, twice[] = {job->rank, job->rank};
     CHECK(weir_allreduce(NULL, x, x, 1, WEIR_F32, WEIR_SUM) == WEIR_ERR_INVALID);
-    CHECK(weir_allreduce(job->comm, x, x, 1, (weir_dtype)7, WEIR_SUM) == WEIR_ERR_INVALID);
-    CHECK(weir_allreduce(job->comm, x, x, 1, WEIR_F32, (weir_redop)7) == WEIR_ERR_INVALID);
+    CHECK(weir_allreduce(job->comm, x, x, 1, WEIR_DTYPES, WEIR_SUM) == WEIR_ERR_INVALID);
+    CHECK(weir_allreduce(job->comm, x, x, 1, WEIR_F32, WEIR_REDOPS) == WEIR_ERR_INVALID);
     CHECK(weir_allreduce(job->comm, NULL, x, 1, WEIR_F32, WEIR_SUM) == WEIR_ERR_INVALID);
     CHECK(weir_allreduce(job->comm, x, x + 1, 2, WEIR_F32, WEIR_SUM) == WEIR_ERR_INVALID);
     CHECK(weir_allreduce(job->comm, x, x, SIZE_MAX / 4, WEIR_F64, WEIR_SUM) == WEIR_ERR_INVALID);
@@ -762,6 +803,7 @@ static const struct entry entries[] = {
     {"large", case_large, 1, NULL},
     {"bitwise", case_bitwise, 1, NULL},
     {"random", case_random, 1, NULL},
+    {"types", case_types, 1, NULL},
     {"small", case_small, 1, NULL},
     {"barrier", case_barrier, 1, NULL},
     {"broadcast", case_broadcast, 1, NULL},

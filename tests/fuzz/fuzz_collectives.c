@@ -86,8 +86,8 @@ static struct wi_call take_call(struct bytes_of *input)
 {
     return (struct wi_call){
         .kind = take_byte(input) % 6,
-        .dtype = take_byte(input) % 3,
-        .op = take_byte(input) % 2,
+        .dtype = take_byte(input) % (WEIR_DTYPES + 1),
+        .op = take_byte(input) % (WEIR_REDOPS + 1),
         .root = take_byte(input) % 2,
         .count = take_byte(input),
     };

@@ -92,6 +92,14 @@ class WeirPerf(unittest.TestCase):
         self.assertEqual(sizes["send_lat"], [1 << power for power in range(13)])
         self.assertEqual(sizes["allreduce"], [1 << power for power in range(2, 23)])
 
+    def test_types(self):
+        for name in ("f32", "f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64"):
+            self.assertEqual(self.result("allreduce", "-o", name, "-s", "6K", "-n", "20", "-r", "3")["results"][0]["bytes"], 6144)
+            self.assertEqual(perf("allreduce", "-o", name, "-s", "64", "-n", "3", "--self-test").returncode, 1)
+        done = perf("allreduce", "-o", "f8")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("use f32, f64, f16, bf16", done.stderr)
+
     def test_a_device_means_verbs(self):
         env = {name: value for name, value in os.environ.items() if not name.startswith("WEIR_")}
         done = subprocess.run([PERF, "put_lat", "-d", "no_such_device"], env=env, capture_output=True, text=True, timeout=100)
