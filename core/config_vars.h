@@ -35,7 +35,7 @@ WI_CONFIG_TEXT(trace_file, "WEIR_TRACE", NULL, "", "File for a Chrome trace of o
 WI_CONFIG_FORM(device, "WEIR_DEVICE", NULL, "", wi_check_devices, "DEVICE[:PORT],...", "RDMA device and port, e.g. mlx5_0:1, or a list of up to 4 that are used at once, in the same order on all hosts; empty: the port that WEIR_INTERFACE leads to, or the first active one.")
 WI_CONFIG_CHOICE(huge_pages, "WEIR_HUGE_PAGES", NULL, "auto", "auto|off|require", "Pages of pools; auto: reserved huge pages where some are free, else transparent ones; off: neither.")
 WI_CONFIG_FORM(interface, "WEIR_INTERFACE", NULL, "", wi_check_interface, "NAME|ADDRESS", "Network interface or numeric address to listen on; empty: the one that leads to rank 0.")
-WI_CONFIG_CHOICE(intranode, "WEIR_INTRANODE", NULL, "shm", "shm|off", "How peers of the same host are reached; off: like all others.")
+WI_CONFIG_CHOICE(intranode, "WEIR_INTRANODE", NULL, "shm", "shm|off", "How peers of the same host are reached; off: like all others. Of no meaning with WEIR_TRANSPORT=shm.")
 WI_CONFIG_FORM(numa, "WEIR_NUMA", NULL, "auto", wi_check_numa, "auto|off|NODE", "NUMA node of pools: auto (that of the RDMA device, else of the thread that needs memory), off, or a node's number.")
 WI_CONFIG_SIZE(pool_cache, "WEIR_POOL_CACHE", NULL, "512K", "0", "1G", "Free memory of each size that a thread keeps of a pool; larger objects always go through the pool.")
 WI_CONFIG_SIZE(pool_slab, "WEIR_POOL_SLAB", NULL, "32M", "2M", "64G", "Bytes a pool grows by; registered at once.")

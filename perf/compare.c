@@ -19,13 +19,31 @@ static bool find_script(const char *program, char *path, size_t size)
     return false;
 }
 
-/* What the environment says is measured, as perf/compare calls it. */
+static bool says(const char *variable, const char *value)
+{
+    const char *text = getenv(variable);
+    return text && strcmp(text, value) == 0;
+}
+
+/* What would be measured between two ranks of this host, as perf/compare calls it. */
 static const char *transport(void)
 {
-    const char *name = getenv("WEIR_TRANSPORT");
-    if (name && strcmp(name, "verbs") == 0)
+    if (says("WEIR_TRANSPORT", "verbs"))
         return "verbs";
-    return name && strcmp(name, "ucx") == 0 ? "tcp" : "shm";
+    if (says("WEIR_TRANSPORT", "ucx"))
+        return "tcp";
+    if (!says("WEIR_INTRANODE", "off") || says("WEIR_TRANSPORT", "shm"))
+        return "shm";
+    return access("/sys/class/infiniband", F_OK) == 0 ? "verbs" : "tcp";
+}
+
+bool compares(const struct benchmark *benchmark)
+{
+    static const char *const names[] = {"put_lat", "put_bw", "get_lat", "get_bw", "fetch_add_lat"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (strcmp(names[i], benchmark->name) == 0)
+            return true;
+    return false;
 }
 
 int compare_instead(const struct options *options)

@@ -81,6 +81,8 @@ bool options_fit(struct options *options)
         return no(options, "-q: messages are counted in their order, which is that of one endpoint");
     if (options->both && strcmp(benchmark->name, "send_bw") == 0)
         return no(options, "-b: messages wait for somebody who takes them; one side has to");
+    if (options->compare && !compares(benchmark))
+        return no(options, "--compare has peers for put_lat, put_bw, get_lat, get_bw and fetch_add_lat alone");
     if (options->compare && (options->both || options->duration_s > 0.0 || options->ordinary || options->json || options->ways > 1 ||
                              options->ranks != benchmark->ranks))
         return no(options, "--compare takes -s, -a, -n and -d alone; perf/compare has --json");

@@ -105,8 +105,10 @@ static int add_range(struct options *options, const char *text, char *dots)
 {
     uint64_t low, high;
     *dots = '\0';
-    if (weir_parse_size(text, &low) != WEIR_OK || weir_parse_size(dots + 2, &high) != WEIR_OK || low == 0 || low > high)
-        return bad("-s", text, "a range has the smaller size first, e.g. 8..4M");
+    bool sizes = weir_parse_size(text, &low) == WEIR_OK && weir_parse_size(dots + 2, &high) == WEIR_OK;
+    *dots = '.';
+    if (!sizes || low == 0 || low > high)
+        return bad("-s", text, "a range has two sizes, the smaller one first, e.g. 8..4M");
     int result = 0;
     for (; low <= high && result == 0; low *= 2)
         result = add_size(options, low);
@@ -179,6 +181,9 @@ static int parse_duration(struct options *options, const char *text)
 /* -d asks for that device: what would pass it by is not meant. */
 static int choose_device(const char *device)
 {
+    const char *transport = getenv("WEIR_TRANSPORT");
+    if (transport && strcmp(transport, "verbs") != 0 && strcmp(transport, "auto") != 0)
+        return bad("-d", device, "this is an RDMA device, and WEIR_TRANSPORT is set to another transport; unset that");
     if (setenv("WEIR_DEVICE", device, 1) || setenv("WEIR_TRANSPORT", "verbs", 0) || setenv("WEIR_INTRANODE", "off", 0))
         return bad("-d", device, "out of memory");
     return 0;

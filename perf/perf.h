@@ -108,6 +108,7 @@ bool launch_local(const struct options *options, int *exit_status);
 
 /* Becomes perf/compare, or its installed copy, for this benchmark and these sizes. Returns an exit status if it cannot. */
 int compare_instead(const struct options *options);
+bool compares(const struct benchmark *benchmark); /* there is a peer that does the same */
 
 /* Samples are seconds of `per_sample` operations each; sorts them. */
 void result_from_samples(double *samples, size_t count, size_t per_sample, size_t size, struct result *result);

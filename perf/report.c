@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #if defined(__x86_64__) || defined(__aarch64__)
@@ -112,6 +113,9 @@ void report_begin(const struct process *process)
     printf("# %s%s%s, %d ranks%s, network %s, intranode %s%s%s\n", options->benchmark->name,
            options->operation ? " " : "", options->operation ? options->operation : "", process->ranks, ways, attr.network,
            attr.intranode, attr.device[0] ? ", device " : "", attr.device);
+    if (strcmp(attr.intranode, "shm") == 0 && strcmp(attr.network, "none") != 0)
+        printf("# between ranks of one host it is shared memory that is measured; WEIR_INTRANODE=off: %s there, too\n",
+               attr.network);
     printf("%12s %10s %12s %12s %12s %10s %10s %10s %10s\n", "bytes", "iterations", "min us", "median us", "p99 us",
            "GB/s", "bus GB/s", "all GB/s", "all Mop/s");
     fflush(stdout);

@@ -23,6 +23,29 @@ const struct benchmark benchmarks[] = {
     {0},
 };
 
+/* Ranks that were started with other arguments would wait for, or find, something else. */
+static weir_status agree(const struct process *process)
+{
+    const struct options *o = process->options;
+    char ours[1500], theirs[sizeof(ours)];
+    size_t len = sizeof(theirs) - 1;
+    int used = snprintf(ours, sizeof(ours), "%s -o %s -n %zu -w %zu -t %zu -q %zu -D %g -s ", o->benchmark->name,
+                        o->operation ? o->operation : "-", o->iterations, o->warmup, o->window, o->ways, o->duration_s);
+    for (int i = 0; i < o->size_count; i++)
+        used += snprintf(ours + used, sizeof(ours) - (size_t)used, "%s%zu", i ? "," : "", o->sizes[i]);
+    snprintf(ours + used, sizeof(ours) - (size_t)used, "%s%s%s%s%s", o->both ? " -b" : "", o->check ? "" : " --no-check",
+             o->self_test ? " --self-test" : "", o->ordinary ? " --ordinary" : "", o->unregistered ? " --unregistered" : "");
+    if (process->rank == 0)
+        return weir_boot_put(process->boot, "weir_perf", ours, strlen(ours));
+    weir_status status = weir_boot_get(process->boot, "weir_perf", theirs, &len, -1);
+    theirs[status == WEIR_OK ? len : 0] = '\0';
+    if (status != WEIR_OK || strcmp(ours, theirs) == 0)
+        return status;
+    fprintf(stderr, "weir_perf: rank %d has other arguments than rank 0; give the same on all\n  rank 0: %s\n  rank %d: %s\n",
+            process->rank, theirs, process->rank, ours);
+    return WEIR_ERR_MISMATCH;
+}
+
 static weir_status start(struct process *process)
 {
     weir_status status = weir_boot_create(NULL, &process->boot);
@@ -30,6 +53,9 @@ static weir_status start(struct process *process)
         return status;
     process->rank = weir_boot_rank(process->boot);
     process->ranks = weir_boot_size(process->boot);
+    status = agree(process);
+    if (status != WEIR_OK)
+        return status;
     weir_ctx_params params = {
         .size = sizeof(params),
         .id = (uint64_t)process->rank,
@@ -70,8 +96,11 @@ static int run(int argc, char **argv)
     if (status == WEIR_OK)
         status = ranks_fit(&process) ? options.benchmark->run(&process) : WEIR_ERR_INVALID;
     if (status != WEIR_OK) {
-        fprintf(stderr, "weir_perf: rank %d: %s%s%s\n", process.rank, weir_status_string(status),
-                weir_last_error()[0] ? ": " : "", weir_last_error());
+        char who[32] = "";
+        if (process.boot) /* before that nobody has told which one it is */
+            snprintf(who, sizeof(who), "rank %d: ", process.rank);
+        fprintf(stderr, "weir_perf: %s%s%s%s\n", who, weir_status_string(status), weir_last_error()[0] ? ": " : "",
+                weir_last_error());
         if (process.boot)
             weir_boot_fail(process.boot, status, weir_last_error()[0] ? weir_last_error() : "weir_perf gave up");
     }

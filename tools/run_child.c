@@ -50,6 +50,19 @@ int run_pick_port(int *hold)
 
 /* ---- the child's side ---- */
 
+bool run_child_sets(const char *assignment)
+{
+    static const char *const names[] = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SERVERS", "JOB_ID"};
+    const char *name = strncmp(assignment, "WEIR_", 5) == 0 ? assignment + 5 : assignment;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        size_t len = strlen(names[i]);
+        bool ours = name != assignment || i < 5; /* SERVERS and JOB_ID without the prefix are somebody else's */
+        if (ours && strncmp(name, names[i], len) == 0 && name[len] == '=')
+            return true;
+    }
+    return false;
+}
+
 static void set_number(const char *name, int number)
 {
     char text[16];

@@ -21,6 +21,9 @@ struct run_pipes {
     int err;
 };
 
+/* Is this NAME=VALUE one of the variables that ranks get from here? */
+bool run_child_sets(const char *assignment);
+
 /* Picks a port that nobody uses. The socket in `*hold` keeps it from others and lets rank 0 have it; -1 with errno. */
 int run_pick_port(int *hold);
 

@@ -50,6 +50,7 @@ static const struct check checks[] = {
     {"rdma", "gid", check_gids, false},
     {"rdma", "mtu", check_mtu, false},
     {"rdma", "traffic", check_traffic, false},
+    {"variables", "master", check_master, true},
     {"variables", "secret", check_secret, true},
     {"variables", "numa", check_numa, false},
     {"transports", "shm", check_shm, true},
@@ -80,13 +81,26 @@ static void run_checks(struct doctor *doctor, bool quiet, const char **area)
     }
 }
 
-static int examine(struct doctor *doctor, const struct options *options)
+/* Nothing can be examined then. */
+static int bad_variable(struct doctor *doctor, bool json)
 {
-    const char *area = NULL;
-    if (weir_config_load() != WEIR_OK) {
+    if (!json) {
         fprintf(stderr, "weir doctor: %s\n", weir_last_error());
         return 1;
     }
+    doctor->area = "variables";
+    doctor->check = "values";
+    doctor_say(doctor, DOCTOR_FAIL, "%s -> `weir info --env` tells what each variable takes", weir_last_error());
+    doctor_print_findings_json(doctor);
+    printf("\n}\n");
+    return 1;
+}
+
+static int examine(struct doctor *doctor, const struct options *options)
+{
+    const char *area = NULL;
+    if (weir_config_load() != WEIR_OK)
+        return bad_variable(doctor, options->json);
     doctor_read_choice(doctor);
     doctor_find_container(doctor);
     doctor_find_local(doctor);

@@ -4,6 +4,8 @@
 #include "run_lines.h"
 #include "weir_tool.h"
 
+#include <weir/config.h>
+
 #include <errno.h>
 #include <getopt.h>
 #include <poll.h>
@@ -38,7 +40,7 @@ static const char usage[] =
     "  --servers COUNT   so many parameter servers besides, as the last ranks (default WEIR_SERVERS, else 0)\n"
     "  --port PORT       TCP port of the rendezvous (default: a free one)\n"
     "  --env NAME=VALUE  a variable for all ranks; may be repeated\n"
-    "  --timeout SECONDS end all ranks after so long, with status 124\n"
+    "  --timeout TIME    end all ranks after so long (seconds, or e.g. 5min), with status 124\n"
     "  --no-prefix       ranks write to our output themselves, without \"[RANK] \" in front of each line\n"
     "  --help            this text\n"
     "\n"
@@ -103,7 +105,7 @@ static int bad_option(const char *option, const char *text, const char *wanted)
 /* One option; 0, or the status to end with. */
 static int take_option(struct run *run, int option, char **extra)
 {
-    char *end;
+    uint64_t timeout_ns;
     int workers;
     switch (option) {
     case 'n':
@@ -120,13 +122,15 @@ static int take_option(struct run *run, int option, char **extra)
             return bad_option("--port", optarg, "not a port from 1 to 65535");
         return 0;
     case 't':
-        run->timeout_s = strtod(optarg, &end);
-        if (*end || !(run->timeout_s > 0 && run->timeout_s < 1e9))
-            return bad_option("--timeout", optarg, "not a number of seconds above 0");
+        if (weir_parse_duration(optarg, &timeout_ns) != WEIR_OK || timeout_ns == 0)
+            return bad_option("--timeout", optarg, "not a time above 0; use a number of seconds, or e.g. 5min");
+        run->timeout_s = (double)timeout_ns / 1e9;
         return 0;
     case 'e':
         if (!strchr(optarg, '=') || *optarg == '=')
             return bad_option("--env", optarg, "not of the form NAME=VALUE");
+        if (run_child_sets(optarg))
+            return bad_option("--env", optarg, "this variable is another one in each rank, or the job's: `weir run` sets it");
         extra[run->job.extra_count++] = optarg;
         return 0;
     case 'x':

@@ -64,7 +64,7 @@ weir_status weir_boot_check_secret(int *exposed);
 
 /*
  * Leaves the job in good order and frees the object. Rank 0 serves on until all others have left, at most WEIR_TIMEOUT,
- * so that their last calls succeed. NULL is allowed.
+ * so that their last calls succeed. Communicators, clients and servers that use it must be gone. NULL is allowed.
  */
 void weir_boot_destroy(weir_boot *boot);
 

@@ -89,8 +89,8 @@ typedef struct weir_ctx_params {
 weir_status weir_ctx_create(const weir_ctx_params *params, weir_ctx **ctx);
 
 /*
- * Closes what is left open (endpoints, pools, regions made from it become invalid) and frees the context. NULL is
- * allowed. Does not wait for peers: a peer that still has operations under way with this context gets
+ * Closes what is left open (endpoints, pools, regions made from it become invalid) and frees the context. Communicators,
+ * clients and servers that use it must be gone. NULL is allowed. Does not wait for peers: a peer that still has operations under way with this context gets
  * WEIR_ERR_PEER_GONE, so let all ranks meet first, e.g. in weir_boot_barrier() after their last flush.
  */
 void weir_ctx_destroy(weir_ctx *ctx);

@@ -12,8 +12,9 @@ apt_say() { echo "${0##*/}: $*" >&2; }
 
 apt_missing() {
     for apt_p in "$@"; do
-        case $(dpkg-query -W -f '${db:Status-Status}' "$apt_p" 2>/dev/null) in
-        installed) ;;
+        # One word for each architecture of which the package is known.
+        case " $(dpkg-query -W -f '${db:Status-Status} ' "$apt_p" 2>/dev/null)" in
+        *" installed "*) ;;
         *) echo "$apt_p" ;;
         esac
     done

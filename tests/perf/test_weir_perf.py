@@ -2,6 +2,7 @@
 """Every benchmark runs with its data checked, options do what they say, plots are well formed. usage: test_weir_perf.py WEIR_PERF COMPARE"""
 import json
 import os
+import socket
 import shutil
 import signal
 import subprocess
@@ -92,6 +93,35 @@ class WeirPerf(unittest.TestCase):
         self.assertEqual(sizes["send_lat"], [1 << power for power in range(13)])
         self.assertEqual(sizes["allreduce"], [1 << power for power in range(2, 23)])
 
+    def test_what_is_asked_for_in_vain(self):
+        for arguments, env, complaint in (
+                (["put_lat", "-s", "8.."], {}, "-s 8..: a range has two sizes"),
+                (["put_lat", "-s", "4M..8"], {}, "-s 4M..8: a range has two sizes"),
+                (["put_bw", "-d", "mlx5_0:1"], {"WEIR_TRANSPORT": "shm"}, "WEIR_TRANSPORT is set to another transport"),
+                (["allreduce", "-s", "8", "--compare"], {}, "--compare has peers for put_lat")):
+            done = perf(*arguments, **env)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(complaint, done.stderr)
+        done = perf("put_lat", "-s", "8", RANK="1", WORLD_SIZE="2", WEIR_TIMEOUT="1s", MASTER_PORT="1")
+        self.assertRegex(done.stderr, "^weir_perf: peer unreachable: no store")
+
+    def test_other_arguments_on_another_rank(self):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        env = {**os.environ, "WEIR_TRANSPORT": "shm", "WORLD_SIZE": "2", "MASTER_PORT": port}
+        ranks = [subprocess.Popen([PERF, benchmark, "-s", "8"], env={**env, "RANK": str(rank)}, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                 for rank, benchmark in enumerate(("put_lat", "put_bw"))]
+        errors = [rank.communicate(timeout=60)[1] for rank in ranks]
+        self.assertEqual([rank.returncode for rank in ranks], [1, 1])
+        self.assertIn("rank 1 has other arguments than rank 0", errors[1])
+        self.assertIn("ranks disagree", errors[0])
+
+    def test_what_is_measured_is_told(self):
+        self.assertIn("it is shared memory that is measured", perf("put_lat", "-s", "8", "-n", "9", WEIR_TRANSPORT="ucx").stdout)
+        self.assertNotIn("shared memory", perf("put_lat", "-s", "8", "-n", "9", WEIR_TRANSPORT="shm").stdout)
+
     def test_types(self):
         for name in ("f32", "f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64"):
             self.assertEqual(self.result("allreduce", "-o", name, "-s", "6K", "-n", "20", "-r", "3")["results"][0]["bytes"], 6144)
@@ -139,7 +169,7 @@ class WeirPerf(unittest.TestCase):
         for arguments, text in ((["put_bw", "-x", "1"], "name the GID's device"), (["put_bw", "-D", "0"], "duration"),
                                 (["send_bw", "-s", "8K"], "at most 4096"), (["send_bw", "-b", "-n", "10"], "takes them"),
                                 (["fetch_add_lat", "-s", "16"], "have 8 bytes"), (["bogus"], "there is no benchmark"),
-                                (["put_bw", "-s", ""], "no size"), (["put_bw", "-s", "4M..8"], "smaller size first"),
+                                (["put_bw", "-s", ""], "no size"), (["put_bw", "-s", "4M..8"], "smaller one first"),
                                 (["put_bw", "-s", "64G", "-r", "64"], "this host has"), (["put_bw", "-i", "1"], "-d mlx5_0:1"),
                                 (["-s", "8", "put_bw"], "comes first"), (["put_bw", "otherhost"], "launcher"),
                                 (["ps", "-s", "6"], "multiples of 4"), (["put_bw", "--compare", "-b"], "--compare takes"),
@@ -149,7 +179,7 @@ class WeirPerf(unittest.TestCase):
                                 (["get_lat", "-t", "8"], "*_bw"), (["send_bw", "-q", "2"], "one endpoint"), (["put_bw", "-q", "65"], "1 to 64"),
                                 (["put_lat", "-x", "a"], "use a number"), (["put_lat", "-x", "1", "-d", "a:1,b:1"], "one device"),
                                 (["put_lat", "-x", "1", "-d", "no_such_device"], "no such GID")):
-            done = perf(*arguments)
+            done = perf(*arguments, WEIR_TRANSPORT="auto" if "-d" in arguments else "shm")
             self.assertEqual(done.returncode, 2, arguments)
             self.assertIn(text, done.stderr)
             self.assertEqual(done.stdout, "")

@@ -76,6 +76,19 @@ class Called(unittest.TestCase):
             result = self.run_tool("--no-trial", **{name: value})
             self.assertEqual(result.returncode, 1)
             self.assertEqual(result.stderr, f"weir doctor: {name}={value}: {complaint}\n")
+            report = doctor("--no-trial", **{name: value})
+            self.assertEqual((report.level("values"), report.status), ("fail", 1))
+            self.assertIn(f"{name}={value}: {complaint}", report.text("values"))
+
+    def test_names_that_lead_nowhere_are_told(self):
+        report = doctor("--no-trial", WEIR_MASTER_ADDR="nonsense.invalid")
+        self.assertEqual((report.level("master"), report.status), ("fail", 1))
+        self.assertIn("the name nonsense.invalid cannot be resolved", report.text("master"))
+        self.assertIn("a host is wanted here, without a port", doctor("--no-trial", "--to", "127.0.0.1:80").text("route"))
+        with tempfile.TemporaryDirectory() as empty:
+            report = doctor("--root", empty, WEIR_DEVICE="mlx5_0:1", WEIR_TRANSPORT="auto")
+            self.assertEqual(report.level("devices"), "warn")
+            self.assertIn("WEIR_DEVICE=mlx5_0:1 names one", report.text("devices"))
 
     def test_values_that_fail_in_use_are_told(self):
         with tempfile.TemporaryDirectory() as folder:

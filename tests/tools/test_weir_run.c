@@ -220,6 +220,9 @@ static void timeout_ends_all(void **state)
     RUN("-n", "2", "--timeout", "0.2", "sleep", "100");
     assert_int_equal(run.status, 124);
     SAYS(run.err, "not done after 0.2 s");
+    RUN("-n", "2", "--timeout", "300ms", "sleep", "100");
+    assert_int_equal(run.status, 124);
+    SAYS(run.err, "not done after 0.3 s");
 }
 
 static void signals_are_passed_on(void **state)
@@ -275,6 +278,7 @@ static void mistakes_are_told(void **state)
         {"-n", "2", NULL},         {"true", NULL},        {"-n", "0", "true", NULL},  {"-n", "2x", "true", NULL},
         {"--servers", "-1", NULL}, {"--port", "0", NULL}, {"--env", "=5", NULL},      {"--env", "NAME", NULL},
         {"--timeout", "-1", NULL}, {"--no-such", NULL},   {"--timeout", "nan", NULL},
+        {"--env", "WEIR_RANK=1", NULL}, {"--env", "MASTER_PORT=1", NULL},
     };
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
         start(wrong[i]);

@@ -71,6 +71,14 @@ class Hostile(unittest.TestCase):
             self.assertEqual(done.returncode, 1)
             self.assertIn(b"does not serve metrics", done.stderr)
 
+    def test_what_is_no_metrics_is_told(self):
+        done = Server(lambda: [b"HTTP/1.0 200 OK\r\n\r\nhello\n"]).top()
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"no metrics of Weir's", done.stderr)
+        done = subprocess.run([WEIR, "top", "--once", "/etc/passwd"], capture_output=True, timeout=60)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"no metrics of Weir's", done.stderr)
+
     def test_places(self):
         try:
             listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
@@ -80,7 +88,7 @@ class Hostile(unittest.TestCase):
             server = Server.__new__(Server)
             server.listener = listener
             port = listener.getsockname()[1]
-            threading.Thread(target=server.serve, args=(lambda: [HEAD],), daemon=True).start()
+            threading.Thread(target=server.serve, args=(lambda: [HEAD, b"weir_messages_received_total 1\n"],), daemon=True).start()
             done = subprocess.run([WEIR, "top", "--once", f"[::1]:{port}"], capture_output=True, timeout=60)
             self.assertEqual(done.returncode, 0, done.stderr)
         for port in "0", "65536", "99999999999999999999":

@@ -46,7 +46,7 @@ static bool find_idle_adapter(struct doctor *doctor)
 
 void check_devices(struct doctor *doctor)
 {
-    char devices[RDMA_PORTS_MAX][READ_NAME], list[DOCTOR_TEXT] = "";
+    char devices[RDMA_PORTS_MAX][READ_NAME], list[DOCTOR_TEXT] = "", wanted[READ_NAME];
     size_t count = list_folder(doctor->root, devices, RDMA_PORTS_MAX, "/sys/class/infiniband");
     for (size_t i = 0; i < count; i++) {
         char firmware[RDMA_TEXT];
@@ -55,8 +55,14 @@ void check_devices(struct doctor *doctor)
             firmware[0])
             append(list, sizeof(list), " (firmware %s)", firmware);
     }
+    doctor_variable("WEIR_DEVICE", wanted, sizeof(wanted));
     if (count)
         doctor_say(doctor, DOCTOR_OK, "%s", list);
+    else if (wanted[0] && doctor->verbs != DOCTOR_NEEDED)
+        doctor_say(doctor, DOCTOR_WARN,
+                   "none: /sys/class/infiniband is empty, though WEIR_DEVICE=%s names one -> load the adapter's driver; in a "
+                   "container: --device=/dev/infiniband",
+                   wanted);
     else if (!find_idle_adapter(doctor))
         doctor_say(doctor, doctor_blame(doctor->verbs),
                    "none: /sys/class/infiniband is empty -> load the adapter's driver, or make a soft-RoCE device: "

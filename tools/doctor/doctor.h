@@ -97,6 +97,9 @@ uint64_t doctor_size_variable(const char *name);
 /* Finds the address of this host that leads to `to`, or that would be taken without a peer (local.c). */
 void doctor_find_local(struct doctor *doctor);
 
+/* The address of a name or number; false: `why` says what is wrong with it. */
+bool doctor_resolve(const char *name, struct sockaddr_storage *address, char *why, size_t size);
+
 /* The numeric text of an address; `text` has room for DOCTOR_NUMERIC bytes. */
 void doctor_address_text(const struct sockaddr *address, char *text);
 
@@ -137,6 +140,7 @@ void check_gids(struct doctor *doctor);
 void check_mtu(struct doctor *doctor);
 void check_traffic(struct doctor *doctor); /* traffic.c */
 
+void check_master(struct doctor *doctor);
 void check_secret(struct doctor *doctor); /* variables.c; they say nothing of what is not set */
 void check_numa(struct doctor *doctor);
 

@@ -148,11 +148,16 @@ static void find_first(struct doctor *doctor, const struct ifaddrs *entries)
 
 /* ---- What leads where -------------------------------------------------------------------------------------------- */
 
-static bool resolve(const char *name, struct sockaddr_storage *address, char *why, size_t size)
+bool doctor_resolve(const char *name, struct sockaddr_storage *address, char *why, size_t size)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list = NULL;
     int result = getaddrinfo(name, NULL, &hints, &list);
     if (result != 0) {
+        const char *colon = strchr(name, ':');
+        if (colon && !strchr(colon + 1, ':')) {
+            snprintf(why, size, "%s: a host is wanted here, without a port", name);
+            return false;
+        }
         snprintf(why, size, "the name %s cannot be resolved: %s", name,
                  result == EAI_SYSTEM ? strerror(errno) : gai_strerror(result));
         return false;
@@ -167,7 +172,7 @@ static bool master_address(struct sockaddr_storage *address)
 {
     char name[256], why[DOCTOR_TEXT];
     doctor_variable("WEIR_MASTER_ADDR", name, sizeof(name));
-    if (!resolve(name, address, why, sizeof(why)))
+    if (!doctor_resolve(name, address, why, sizeof(why)))
         return false;
     if (address->ss_family == AF_INET)
         return ntohl(((struct sockaddr_in *)address)->sin_addr.s_addr) >> 24 != 127;
@@ -185,7 +190,7 @@ void doctor_find_local(struct doctor *doctor)
         return;
     }
     doctor_variable("WEIR_INTERFACE", wanted, sizeof(wanted));
-    bool named = doctor->to && resolve(doctor->to, &to, local->why, sizeof(local->why));
+    bool named = doctor->to && doctor_resolve(doctor->to, &to, local->why, sizeof(local->why));
     if (named) {
         doctor_address_text((struct sockaddr *)&to, doctor->to_numeric);
         doctor->to_ip = to;

@@ -260,6 +260,8 @@ static void say_failure(struct peer *peer, const struct stage *stage, const char
     if (peer->ctx)
         weir_ctx_query(peer->ctx, &attr);
     const char *mend = strcmp(attr.network, "verbs") == 0 ? stage->verbs_mend : stage->other_mend;
+    if (strstr(outcome->text, "no transport in common"))
+        mend = "the same WEIR_TRANSPORT and WEIR_INTRANODE on both sides";
     doctor_say(peer->doctor, DOCTOR_FAIL, "%s: %s -> %s", where,
                outcome->text[0] ? outcome->text : weir_status_string((weir_status)outcome->status), mend);
 }

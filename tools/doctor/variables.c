@@ -28,6 +28,16 @@ void check_secret(struct doctor *doctor)
                    "the job's hosts reach this one (firewall)");
 }
 
+void check_master(struct doctor *doctor)
+{
+    char name[VALUE_SIZE], why[DOCTOR_TEXT];
+    struct sockaddr_storage address;
+    doctor_variable("WEIR_MASTER_ADDR", name, sizeof(name));
+    if (!doctor_resolve(name, &address, why, sizeof(why)))
+        doctor_say(doctor, DOCTOR_FAIL, "WEIR_MASTER_ADDR: %s -> rank 0's host, by a name that all hosts know or by its address",
+                   why);
+}
+
 void check_numa(struct doctor *doctor)
 {
     char node[VALUE_SIZE];

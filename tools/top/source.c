@@ -143,10 +143,8 @@ static char *read_http(const char *source, char *why, size_t why_size)
     return NULL;
 }
 
-char *source_read(const char *source, char *why, size_t why_size)
+static char *read_file(const char *source, char *why, size_t why_size)
 {
-    if (source_is_port(source))
-        return read_http(source, why, why_size);
     FILE *file = fopen(source, "re");
     char *text = file ? read_all(fileno(file), now_ms() + PATIENCE_S * 1000) : NULL;
     if (!text)
@@ -154,4 +152,19 @@ char *source_read(const char *source, char *why, size_t why_size)
     if (file)
         fclose(file);
     return text;
+}
+
+static bool has_metrics(const char *text)
+{
+    return strncmp(text, "weir_", 5) == 0 || strstr(text, "\nweir_");
+}
+
+char *source_read(const char *source, char *why, size_t why_size)
+{
+    char *text = source_is_port(source) ? read_http(source, why, why_size) : read_file(source, why, why_size);
+    if (!text || has_metrics(text))
+        return text;
+    snprintf(why, why_size, "these are no metrics of Weir's (WEIR_METRICS_FILE, WEIR_METRICS_LISTEN)");
+    free(text);
+    return NULL;
 }

@@ -70,6 +70,12 @@ static void raw_to_sockaddr(const struct raw_address *raw, uint16_t port, struct
     }
 }
 
+bool wi_ucx_is_loopback6(const struct sockaddr_storage *address)
+{
+    struct raw_address raw = raw_from_sockaddr(address);
+    return raw.family == 6 && is_loopback(&raw);
+}
+
 socklen_t wi_ucx_sockaddr_len(const struct sockaddr_storage *address)
 {
     return address->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);

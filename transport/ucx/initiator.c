@@ -231,6 +231,8 @@ static void fail_unreachable(struct wi_ucx_ep *ep)
     } else if (ep->link.cause == UCS_ERR_NOT_CONNECTED) {
         why = "nobody listens there";
         mend = "has the process ended?";
+    } else if (ep->target_count == 1 && wi_ucx_is_loopback6(&ep->targets[0])) {
+        mend = "UCX finds no way over ::1; use 127.0.0.1 (WEIR_MASTER_ADDR, WEIR_INTERFACE), or another address of this host";
     }
     describe_targets(ep, tried, sizeof(tried));
     wi_ep_fail(&ep->base, WEIR_ERR_PEER_UNREACHABLE, "connecting to rank %llu over UCX: %s; %s (tried %s)",

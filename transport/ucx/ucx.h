@@ -274,6 +274,7 @@ void wi_ucx_strangers_watch(struct wi_ucx_iface *iface); /* ends connections tha
 weir_status wi_ucx_address_write(const struct wi_ucx_iface *iface, unsigned char *buf, size_t *len);
 weir_status wi_ucx_address_read(struct wi_ucx_ep *ep, const unsigned char *buf, size_t len);
 weir_status wi_ucx_bind_address(const char *text, struct sockaddr_storage *address);
+bool wi_ucx_is_loopback6(const struct sockaddr_storage *address);
 socklen_t wi_ucx_sockaddr_len(const struct sockaddr_storage *address);
 const char *wi_ucx_sockaddr_text(const struct sockaddr_storage *address, char *text, size_t size);
 

@@ -202,8 +202,8 @@ static weir_status none_usable(const char *wanted)
     list_sysfs(names, sizeof(names));
     if (wanted[0])
         return wi_error(WEIR_ERR_NO_DEVICE,
-                        "verbs: WEIR_DEVICE: %s is not a device with an active port and an IP address; "
-                        "there are: %s",
+                        "verbs: WEIR_DEVICE: %s is no device, or device:port, that is active and has an IP address; devices here: "
+                        "%s; `weir doctor` tells of their ports",
                         wanted, names);
     return wi_error(WEIR_ERR_NO_DEVICE,
                     "verbs: no active port of %s has an IP address, which connecting needs; give its "

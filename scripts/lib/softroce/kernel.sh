@@ -102,7 +102,7 @@ sr_kernel_cached() {
 
 sr_kernel() {
     sr_kernel_cached && return 0
-    mkdir -p "$SR_CACHE" || return 1
+    mkdir -p "$SR_CACHE" || { sr_say "set XDG_CACHE_HOME to a folder that you may write to"; return 1; }
     exec 9>"$SR_CACHE/lock" && flock 9 || return 1
     sr_kernel_cached || { sr_kernel_fetch && sr_kernel_cached; }
     local rc=$?
