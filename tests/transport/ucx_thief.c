@@ -26,6 +26,7 @@ struct thief {
     ucp_context_h context;
     ucp_worker_h worker;
     ucp_ep_h ep;
+    ucp_mem_h mem;
     ucp_rkey_h rkey;
     bool ended;
 };
@@ -45,6 +46,8 @@ static bool finish(struct thief *thief, ucs_status_ptr_t request)
         status = ucp_request_check_status(request);
         sleep_us(1000);
     }
+    if (UCS_PTR_IS_PTR(request))
+        ucp_request_free(request);
     return status == UCS_OK;
 }
 
@@ -53,12 +56,12 @@ static void unpack_own_key(struct rank *r, struct thief *thief, void *memory, si
 {
     ucp_mem_map_params_t params = {.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH,
                                    .address = memory, .length = len};
-    ucp_mem_h mem;
     void *packed;
     size_t packed_len;
-    CHECK(ucp_mem_map(thief->context, &params, &mem) == UCS_OK);
-    CHECK(ucp_rkey_pack(thief->context, mem, &packed, &packed_len) == UCS_OK);
+    CHECK(ucp_mem_map(thief->context, &params, &thief->mem) == UCS_OK);
+    CHECK(ucp_rkey_pack(thief->context, thief->mem, &packed, &packed_len) == UCS_OK);
     CHECK(ucp_ep_rkey_unpack(thief->ep, packed, &thief->rkey) == UCS_OK);
+    ucp_rkey_buffer_release(packed);
 }
 
 static void break_in(struct rank *r, struct thief *thief, uint16_t port)
@@ -80,7 +83,18 @@ static void break_in(struct rank *r, struct thief *thief, uint16_t port)
     CHECK(ucp_ep_create(thief->worker, &ep, &thief->ep) == UCS_OK);
 }
 
-/* Reads and overwrites the secret through this port, if it can. Leaves all of UCX to the end of the process. */
+static void leave(struct thief *thief)
+{
+    static const ucp_request_param_t force = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS, .flags = UCP_EP_CLOSE_FLAG_FORCE};
+    ucp_rkey_destroy(thief->rkey);
+    thief->ended = false; /* no reason not to wait for this */
+    finish(thief, ucp_ep_close_nbx(thief->ep, &force));
+    ucp_mem_unmap(thief->context, thief->mem);
+    ucp_worker_destroy(thief->worker);
+    ucp_cleanup(thief->context);
+}
+
+/* Reads and overwrites the secret through this port, if it can. */
 static bool steal(struct rank *r, uint16_t port, uint64_t address)
 {
     static const ucp_request_param_t plain = {0};
@@ -91,6 +105,7 @@ static bool steal(struct rank *r, uint16_t port, uint64_t address)
     bool read = finish(&thief, ucp_get_nbx(thief.ep, loot, sizeof(loot), address, thief.rkey, &plain));
     finish(&thief, ucp_put_nbx(thief.ep, other, sizeof(other), address, thief.rkey, &plain));
     finish(&thief, ucp_ep_flush_nbx(thief.ep, &plain));
+    leave(&thief);
     return read && memcmp(loot, secret, sizeof(secret)) == 0;
 }
 
