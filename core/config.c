@@ -277,10 +277,24 @@ static void load_variable(const struct variable *var, weir_config_entry *entry)
     loaded.status = WEIR_ERR_CONFIG;
 }
 
+/* torchrun has a store of its own on the port that it passes on, served by its agent or by PyTorch's rank 0: ours takes the next. */
+static void leave_torch_its_port(void)
+{
+    int64_t port = loaded.config.master_port;
+    if (loaded.status != WEIR_OK || !value_of("TORCHELASTIC_RUN_ID") || value_of("WEIR_MASTER_PORT") ||
+        !value_of("MASTER_PORT"))
+        return;
+    loaded.config.master_port = port < 65535 ? port + 1 : port - 1;
+    for (size_t i = 0; i < VARIABLE_COUNT; i++)
+        if (strcmp(variables[i].name, "WEIR_MASTER_PORT") == 0)
+            snprintf(loaded.entries[i].value, sizeof(loaded.entries[i].value), "%d", (int)loaded.config.master_port);
+}
+
 static void load(void)
 {
     for (size_t i = 0; i < VARIABLE_COUNT; i++)
         load_variable(&variables[i], &loaded.entries[i]);
+    leave_torch_its_port();
     wi_log_setup(loaded.config.log_level, loaded.config.log_file);
     if (wi_config_is_set("WEIR_RANK"))
         wi_log_set_rank((int)loaded.config.rank);

@@ -14,7 +14,7 @@
 WI_CONFIG_TEXT(job_id, "WEIR_JOB_ID", NULL, "", "Name of the job; a process that comes with another one is turned away.")
 WI_CONFIG_INT(local_rank, "WEIR_LOCAL_RANK", "LOCAL_RANK", "-1", -1, 65535, "Number of this process on its host, from 0; -1: the rank.")
 WI_CONFIG_TEXT(master_addr, "WEIR_MASTER_ADDR", "MASTER_ADDR", "127.0.0.1", "Name or address (IPv4 or IPv6) of the host of rank 0.")
-WI_CONFIG_INT(master_port, "WEIR_MASTER_PORT", "MASTER_PORT", "29400", 1, 65535, "TCP port on which rank 0 serves the store.")
+WI_CONFIG_INT(master_port, "WEIR_MASTER_PORT", "MASTER_PORT", "29400", 1, 65535, "TCP port on which rank 0 serves the store. Under torchrun the one after MASTER_PORT, which is PyTorch's.")
 WI_CONFIG_INT(rank, "WEIR_RANK", "RANK", "0", 0, 65535, "Number of this process in the job, from 0.")
 WI_CONFIG_TEXT(secret_file, "WEIR_SECRET_FILE", NULL, "", "File with a secret of at least 16 bytes that all ranks of the job share; who does not know it is turned away.")
 WI_CONFIG_INT(servers, "WEIR_SERVERS", NULL, "0", 0, 65535, "How many ranks, the last ones, are parameter servers.")

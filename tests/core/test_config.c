@@ -378,6 +378,21 @@ static void ours_wins_over_the_fallback(void **state)
     assert_true(outcome->chunk_is_set);
 }
 
+static void torchrun_keeps_its_port(void **state)
+{
+    (void)state;
+    LOAD("MASTER_PORT=4000");
+    assert_int_equal(outcome->config.master_port, 4000);
+    LOAD("MASTER_PORT=4000", "TORCHELASTIC_RUN_ID=1");
+    assert_int_equal(outcome->config.master_port, 4001);
+    LOAD("MASTER_PORT=65535", "TORCHELASTIC_RUN_ID=1");
+    assert_int_equal(outcome->config.master_port, 65534);
+    LOAD("MASTER_PORT=4000", "TORCHELASTIC_RUN_ID=1", "WEIR_MASTER_PORT=5000");
+    assert_int_equal(outcome->config.master_port, 5000);
+    LOAD("TORCHELASTIC_RUN_ID=1");
+    assert_int_equal(outcome->config.master_port, 29400);
+}
+
 static void first_bad_value_is_told_and_the_others_still_count(void **state)
 {
     (void)state;
@@ -486,6 +501,7 @@ int main(void)
         cmocka_unit_test(every_variable_takes_what_its_description_says),
         cmocka_unit_test(shards_are_a_power_of_two),
         cmocka_unit_test(ours_wins_over_the_fallback),
+        cmocka_unit_test(torchrun_keeps_its_port),
         cmocka_unit_test(first_bad_value_is_told_and_the_others_still_count),
         cmocka_unit_test(descriptions_tell_value_and_source),
         cmocka_unit_test(unknown_names_are_warned_about_with_the_nearest),
