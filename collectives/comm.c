@@ -76,6 +76,7 @@ static weir_status init_sizes(struct weir_comm *comm, const weir_comm_params *pa
     /* More slots than lanes, less a batch that is not yet given back: then no order of steps gets stuck. */
     comm->slots = 2 * comm->lanes;
     comm->batch = comm->lanes > 1 ? comm->lanes / 2 : 1;
+    comm->reduce_level = wi_reduce_levels() - 1;
     return WEIR_OK;
 }
 

@@ -94,6 +94,7 @@ struct weir_comm {
     uint32_t ranks, rank;
     uint64_t chunk;
     uint32_t lanes, slots, batch;
+    unsigned reduce_level; /* of the kernels, the widest that this processor runs */
     uint64_t timeout_ns;
     int watched_fd; /* -1: none */
     bool copies; /* acquires no registrations; for tests (buffers.c) */

@@ -369,8 +369,8 @@ static weir_status run(struct weir_comm *comm, const struct wi_call *call, const
     wi_schedule_init(&run->schedule, &params);
     load_send(run);
     load_receive(run);
-    run->reduce = wi_reduce_kernel(call->dtype, call->op);
-    run->divide = call->op == WEIR_AVG ? wi_divide_kernel(call->dtype) : NULL;
+    run->reduce = wi_reduce_kernel(call->dtype, call->op, comm->reduce_level);
+    run->divide = call->op == WEIR_AVG ? wi_divide_kernel(call->dtype, comm->reduce_level) : NULL;
     if (comm->ranks == 1)
         return WEIR_OK;
     wi_buffers_find(comm);

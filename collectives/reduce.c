@@ -40,7 +40,7 @@ static bool has_f16c(void)
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
-static unsigned levels(void)
+unsigned wi_reduce_levels(void)
 {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
@@ -58,7 +58,7 @@ static wi_divide_fn *wide_division(weir_dtype dtype, unsigned level)
     return level == 2 ? divisions_64[dtype] : divisions_32[dtype];
 }
 #else
-static unsigned levels(void)
+unsigned wi_reduce_levels(void)
 {
     return 1;
 }
@@ -76,16 +76,11 @@ static wi_divide_fn *wide_division(weir_dtype dtype, unsigned level)
 }
 #endif
 
-wi_reduce_fn *wi_reduce_kernel_at(weir_dtype dtype, weir_redop op, unsigned level)
+wi_reduce_fn *wi_reduce_kernel(weir_dtype dtype, weir_redop op, unsigned level)
 {
-    if ((unsigned)dtype >= WEIR_DTYPES || (unsigned)op >= WEIR_REDOPS || level >= levels())
+    if ((unsigned)dtype >= WEIR_DTYPES || (unsigned)op >= WEIR_REDOPS)
         return NULL;
     return level == 0 ? reductions_16[dtype][op] : wide_kernel(dtype, op, level);
-}
-
-wi_reduce_fn *wi_reduce_kernel(weir_dtype dtype, weir_redop op)
-{
-    return wi_reduce_kernel_at(dtype, op, levels() - 1);
 }
 
 /* ---- Division ---------------------------------------------------------------------------------------------------- */
@@ -109,20 +104,15 @@ DIVISION_OF(u16, uint16_t, uint64_t)
 DIVISION_OF(u32, uint32_t, uint64_t)
 DIVISION_OF(u64, uint64_t, uint64_t)
 
-wi_divide_fn *wi_divide_kernel_at(weir_dtype dtype, unsigned level)
+wi_divide_fn *wi_divide_kernel(weir_dtype dtype, unsigned level)
 {
     static wi_divide_fn *const whole[WEIR_DTYPES] = {
         [WEIR_I8] = divide_i8, [WEIR_I16] = divide_i16, [WEIR_I32] = divide_i32, [WEIR_I64] = divide_i64,
         [WEIR_U8] = divide_u8, [WEIR_U16] = divide_u16, [WEIR_U32] = divide_u32, [WEIR_U64] = divide_u64,
     };
-    if ((unsigned)dtype >= WEIR_DTYPES || level >= levels())
+    if ((unsigned)dtype >= WEIR_DTYPES)
         return NULL;
     if (whole[dtype])
         return whole[dtype];
     return level == 0 ? divisions_16[dtype] : wide_division(dtype, level);
-}
-
-wi_divide_fn *wi_divide_kernel(weir_dtype dtype)
-{
-    return wi_divide_kernel_at(dtype, levels() - 1);
 }

@@ -1,4 +1,4 @@
-/* Reduction kernels, chosen once by what the processor can do. */
+/* Reduction kernels, in several widths of vectors, of which a processor runs some. */
 #ifndef WI_COLLECTIVES_REDUCE_H
 #define WI_COLLECTIVES_REDUCE_H
 
@@ -12,15 +12,12 @@ typedef void wi_reduce_fn(void *out, const void *a, const void *b, size_t bytes)
 /* data[i] = data[i] / divisor, likewise. */
 typedef void wi_divide_fn(void *data, size_t bytes, uint32_t divisor);
 
-/* The best kernels on this processor; NULL for an unknown type or operation. That of WEIR_AVG is the sum's: the division is
- * for the end. */
-wi_reduce_fn *wi_reduce_kernel(weir_dtype dtype, weir_redop op);
-wi_divide_fn *wi_divide_kernel(weir_dtype dtype);
+/* How many widths this processor runs, at least one. To be asked once: under a hypervisor the answer takes microseconds. */
+unsigned wi_reduce_levels(void);
 
-/* Kernels of one width, for tests: `level` 0 is the narrow one. NULL: the processor or the build has no such level. */
-wi_reduce_fn *wi_reduce_kernel_at(weir_dtype dtype, weir_redop op, unsigned level);
-wi_divide_fn *wi_divide_kernel_at(weir_dtype dtype, unsigned level);
-
-#define WI_REDUCE_LEVELS 3u
+/* The kernels of one width, `level` from 0, the narrowest, to wi_reduce_levels() - 1; NULL for an unknown type or operation.
+ * That of WEIR_AVG is the sum's: the division is for the end. */
+wi_reduce_fn *wi_reduce_kernel(weir_dtype dtype, weir_redop op, unsigned level);
+wi_divide_fn *wi_divide_kernel(weir_dtype dtype, unsigned level);
 
 #endif

@@ -36,7 +36,7 @@ TARGET static inline LEVEL(halves) LEVEL(to_f16)(LEVEL(floats) x)
 TARGET static inline LEVEL(floats) LEVEL(from_f16)(LEVEL(halves) x)
 {
     LEVEL(words) all = __builtin_convertvector(x, LEVEL(words)), sign = (all & 0x8000) << 16;
-    LEVEL(words) bits = (all & 0x7fff) << 13, normal = bits + (112u << 23), one = normal - normal + (113u << 23);
+    LEVEL(words) bits = (all & 0x7fff) << 13, normal = bits + (112u << 23), one = (LEVEL(words)){0} + (113u << 23);
     LEVEL(words) small = (LEVEL(words))((LEVEL(floats))(bits + one) - (LEVEL(floats))one);
     LEVEL(words) finite = PICK(LEVEL(words), bits < (1u << 23), small, normal);
     return (LEVEL(floats))(PICK(LEVEL(words), bits >= (31u << 23), normal + (112u << 23), finite) | sign);
@@ -46,7 +46,7 @@ TARGET static inline LEVEL(floats) LEVEL(from_f16)(LEVEL(halves) x)
 TARGET static inline LEVEL(halves) LEVEL(to_f16)(LEVEL(floats) x)
 {
     LEVEL(words) all = (LEVEL(words))x, bits = all & 0x7fffffff, sign = (all ^ bits) >> 16;
-    LEVEL(words) magic = bits - bits + (126u << 23);
+    LEVEL(words) magic = (LEVEL(words)){0} + (126u << 23);
     LEVEL(words) small = (LEVEL(words))((LEVEL(floats))bits + (LEVEL(floats))magic) - magic;
     LEVEL(words) normal = (bits - (112u << 23) + 0xfff + (bits >> 13 & 1)) >> 13;
     LEVEL(words) finite = PICK(LEVEL(words), bits < (113u << 23), small, normal);

@@ -115,7 +115,7 @@ static bool try_receive(struct job *job, uint32_t r)
 
     uint32_t slot = (uint32_t)(in->next_slot++ % job->slots);
     assert_true(in->full[slot]);
-    wi_reduce_fn *sum = wi_reduce_kernel(job->params.elem == 8 ? WEIR_F64 : WEIR_F32, WEIR_SUM);
+    wi_reduce_fn *sum = wi_reduce_kernel(job->params.elem == 8 ? WEIR_F64 : WEIR_F32, WEIR_SUM, 0);
     bool hold = receive.forward && (receive.action == WI_REDUCE || !job->keeps);
     if (receive.action == WI_REDUCE || receive.action == WI_REDUCE_KEEP)
         sum(in->slot[slot], in->slot[slot], me->input + receive.offset, receive.len);
