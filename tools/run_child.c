@@ -50,41 +50,38 @@ int run_pick_port(int *hold)
 
 /* ---- the child's side ---- */
 
+/* What a rank is told, as WEIR_NAME; up to PLAIN also as NAME, for programs that do not use Weir alone. */
+enum { RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT, PLAIN, SERVERS = PLAIN, JOB_ID, TOLD };
+static const char *const told[TOLD] = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SERVERS", "JOB_ID"};
+
 bool run_child_sets(const char *assignment)
 {
-    static const char *const names[] = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SERVERS", "JOB_ID"};
-    const char *name = strncmp(assignment, "WEIR_", 5) == 0 ? assignment + 5 : assignment;
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        size_t len = strlen(names[i]);
-        bool ours = name != assignment || i < 5; /* SERVERS and JOB_ID without the prefix are somebody else's */
-        if (ours && strncmp(name, names[i], len) == 0 && name[len] == '=')
+    bool ours = strncmp(assignment, "WEIR_", 5) == 0;
+    const char *name = ours ? assignment + 5 : assignment;
+    for (int i = 0; i < (ours ? TOLD : PLAIN); i++) {
+        size_t len = strlen(told[i]);
+        if (strncmp(name, told[i], len) == 0 && name[len] == '=')
             return true;
     }
     return false;
 }
 
-static void set_number(const char *name, int number)
-{
-    char text[16];
-    snprintf(text, sizeof(text), "%d", number);
-    setenv(name, text, 1);
-}
-
 static void set_environment(const struct run_job *job, int rank)
 {
-    setenv("WEIR_MASTER_ADDR", "127.0.0.1", 1);
-    setenv("WEIR_JOB_ID", job->id, 1);
-    set_number("WEIR_RANK", rank);
-    set_number("WEIR_LOCAL_RANK", rank);
-    set_number("WEIR_WORLD_SIZE", job->world);
-    set_number("WEIR_SERVERS", job->servers);
-    set_number("WEIR_MASTER_PORT", job->port);
-    /* The same for programs that do not use Weir alone. */
-    setenv("MASTER_ADDR", "127.0.0.1", 1);
-    set_number("RANK", rank);
-    set_number("LOCAL_RANK", rank);
-    set_number("WORLD_SIZE", job->world);
-    set_number("MASTER_PORT", job->port);
+    char values[TOLD][sizeof(job->id)], name[32];
+    snprintf(values[RANK], sizeof(values[0]), "%d", rank);
+    snprintf(values[LOCAL_RANK], sizeof(values[0]), "%d", rank);
+    snprintf(values[WORLD_SIZE], sizeof(values[0]), "%d", job->world);
+    snprintf(values[MASTER_ADDR], sizeof(values[0]), "127.0.0.1");
+    snprintf(values[MASTER_PORT], sizeof(values[0]), "%d", job->port);
+    snprintf(values[SERVERS], sizeof(values[0]), "%d", job->servers);
+    snprintf(values[JOB_ID], sizeof(values[0]), "%s", job->id);
+    for (int i = 0; i < TOLD; i++) {
+        snprintf(name, sizeof(name), "WEIR_%s", told[i]);
+        setenv(name, values[i], 1);
+        if (i < PLAIN)
+            setenv(told[i], values[i], 1);
+    }
     for (int i = 0; i < job->extra_count; i++)
         putenv(job->extra[i]);
 }
