@@ -168,6 +168,10 @@ size_t bytes_differ(const unsigned char *ptr, size_t len, unsigned char value);
 uint64_t now_ns(void);
 void sleep_us(unsigned us);
 
+/* Puts the TCP ports on which this process listens on the board, as numbers from `first` on, at most `room` (real processes
+ * alone). */
+void publish_ports(struct rank *r, int first, int room);
+
 /* One turn of waiting for another rank. */
 void give_way(void);
 

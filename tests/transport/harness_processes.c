@@ -1,6 +1,7 @@
 /* Ranks as forked processes, on the machine's own time. */
 #include "harness.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -226,4 +228,18 @@ void rank_threads(struct rank *r, int count, void (*main)(void *arg), void **arg
     }
     for (int i = 0; i < count; i++)
         CHECK(pthread_join(helper[i].id, NULL) == 0);
+}
+
+void publish_ports(struct rank *r, int first, int room)
+{
+    int count = 0;
+    for (int fd = 0; fd < 1024 && count < room; fd++) {
+        struct sockaddr_storage address;
+        socklen_t len = sizeof(address), size = sizeof(int);
+        int listens = 0;
+        if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens &&
+            getsockname(fd, (struct sockaddr *)&address, &len) == 0 && address.ss_family != AF_UNIX)
+            r->board->number[r->rank][first + count++] = ntohs(((struct sockaddr_in *)(void *)&address)->sin_port);
+    }
+    CHECK(count > 0);
 }

@@ -17,21 +17,6 @@
 
 enum { TARGET, FRIEND, LATE, ATTACKER, RANKS, PORTS = 8, HELD = 200, DESCRIPTORS = 160, LEN = 1000 };
 
-/* Ports of this process's listeners. */
-static void publish_ports(struct rank *r)
-{
-    int count = 0;
-    for (int fd = 0; fd < 1024 && count < PORTS; fd++) {
-        struct sockaddr_storage address;
-        socklen_t len = sizeof(address), size = sizeof(int);
-        int listens = 0;
-        if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens &&
-            getsockname(fd, (struct sockaddr *)&address, &len) == 0 && address.ss_family != AF_UNIX)
-            r->board->number[TARGET][count++] = ntohs(((struct sockaddr_in *)(void *)&address)->sin_port);
-    }
-    CHECK(count > 0);
-}
-
 /* What a stranger says: nothing, a byte, text, and numbers that a protocol may take for lengths. */
 static size_t words(unsigned number, unsigned char *data, size_t room)
 {
@@ -110,7 +95,7 @@ static void be_target(struct rank *r)
     rank_open(r, 0);
     area_make(r, &area, RANKS * LEN, true);
     publish(r, 0, area.mem, area.ptr, area.len);
-    publish_ports(r);
+    publish_ports(r, 0, PORTS);
     barrier(r);
     barrier(r);
     barrier(r);

@@ -121,28 +121,13 @@ static void be_thief(struct rank *r)
     barrier(r);
 }
 
-/* Has the ports on which this process listens noted on the board. */
-static void note_ports(struct rank *r)
-{
-    int count = 0;
-    for (int fd = 0; fd < 1024 && count < PORTS; fd++) {
-        struct sockaddr_in address;
-        socklen_t len = sizeof(address), size = sizeof(int);
-        int listens = 0;
-        if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens &&
-            getsockname(fd, (struct sockaddr *)&address, &len) == 0 && address.sin_family == AF_INET)
-            r->board->number[TARGET][PORT + count++] = ntohs(address.sin_port);
-    }
-    CHECK(count > 0);
-}
-
 static void be_target(struct rank *r)
 {
     char memory[sizeof(secret)];
     memcpy(memory, secret, sizeof(secret));
     rank_open(r, 0);
     r->board->number[TARGET][ADDRESS] = (uint64_t)(uintptr_t)memory;
-    note_ports(r);
+    publish_ports(r, PORT, PORTS);
     barrier(r);
     while (!__atomic_load_n(&r->board->number[THIEF][DONE], __ATOMIC_ACQUIRE))
         weir_progress(r->ctx);
