@@ -187,8 +187,7 @@ bool wi_ucx_shares_memory(void)
     return false;
 }
 
-/* Of a version whose inside we know: 1.15 or earlier. */
-static bool inside_known(void)
+bool wi_ucx_inside_known(void)
 {
     unsigned major, minor, release;
     ucp_get_version(&major, &minor, &release);
@@ -199,12 +198,7 @@ bool wi_ucx_protocols_known(void)
 {
     const char *chosen = wi_config_foreign("UCX_PROTO_ENABLE");
     bool old_protocols = !chosen || says_no(chosen);
-    return inside_known() && old_protocols;
-}
-
-bool wi_ucx_words_known(void)
-{
-    return inside_known();
+    return wi_ucx_inside_known() && old_protocols;
 }
 
 weir_status wi_ucx_status(ucs_status_t status)

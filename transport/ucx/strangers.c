@@ -75,7 +75,7 @@ static void guard_listener(int fd, void *arg)
 
 void wi_ucx_strangers_guard(struct wi_ucx_iface *iface)
 {
-    if (wi_ucx_words_known())
+    if (wi_ucx_inside_known())
         wi_ucx_descriptors(guard_listener, iface);
 }
 

@@ -241,7 +241,7 @@ void wi_ucx_settings_done(void);                                 /* the context 
 weir_status wi_ucx_error(ucs_status_t status, const char *what); /* with UCX's own last words */
 weir_status wi_ucx_status(ucs_status_t status);
 bool wi_ucx_protocols_known(void); /* do we know how this UCX picks lanes? */
-bool wi_ucx_words_known(void);     /* and how the words of its connection manager look? */
+bool wi_ucx_inside_known(void);    /* is it of a version whose inside we know: 1.15 or earlier? */
 bool wi_ucx_shares_memory(void);   /* may it take shared memory? */
 
 /* WEIR_ERR_LIMIT: a limit on address space leaves less than that for `what` (room.c). */
